@@ -1,0 +1,353 @@
+"""Every message of the protocol, as a frozen, strictly decoded structure.
+
+A message travels as the body of a `Signed` envelope (`codec.py`), with at most one *attachment* behind it: a byte string
+whose meaning the message gives (a sealed share, a model, a sealed partial sum). Hashes, keys, nonces are `bytes` of 32,
+run ids and session ids `bytes` of 16. Ids of members are the roster's names.
+
+Who says what:
+
+    any -> any                 Hello, Proof (link.py's handshake), Refusal, RosterOffer
+    coordinator -> aggregator  PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, ReleaseReceipt
+    aggregator -> coordinator  Prekey, Endorsement, FrozenList, Vote, PartialSum
+    coordinator -> owner       JobOffer, RoundOffer, RoundClosed
+    owner -> coordinator       JobAnswer, Reported, Refusal
+    owner -> aggregator        SeedReport, VectorReport
+    aggregator -> owner        Receipt, Refusal
+    researcher -> coordinator  StartRun, Subscribe, CancelRun, StatusRequest
+    coordinator -> researcher  RunState, RoundResult, Status
+    researcher <-> owner       Relay around a signed Command or Answer: the coordinator carries it and cannot change it
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+PROTOCOL_VERSION = 1
+
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$")]
+Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Id128 = Annotated[bytes, Meta(min_length=16, max_length=16)]
+Text = Annotated[str, Meta(max_length=4096)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Small = Annotated[bytes, Meta(max_length=1 << 16)]
+Large = Annotated[bytes, Meta(max_length=1 << 24)]
+Count = Annotated[int, Meta(ge=0, le=1 << 40)]
+MAX_MEMBERS = 4096
+
+
+class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):
+    """Base of everything that may stand in an envelope; the class's name is the tag on the wire."""
+
+
+class Signed(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """`body` is a message's canonical bytes; `signature` is Ed25519 over (federation, sender, body)."""
+
+    sender: Id
+    body: Annotated[bytes, Meta(max_length=1 << 25)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+# --- link ---------------------------------------------------------------------------------------------------------
+
+
+class Hello(Message, frozen=True):
+    """First message of both sides; not yet believed. `nonce` is fresh for each connection."""
+
+    version: int
+    federation: Hash
+    role: Name
+    nonce: Key
+    roster_version: Count
+
+
+class Proof(Message, frozen=True):
+    """Second message of both sides: both nonces and both ids under the sender's signature (no reflection, no replay)."""
+
+    own_nonce: Key
+    peer_nonce: Key
+    peer: Id
+
+
+class Refusal(Message, frozen=True):
+    """An error for the peer: `code` is a name of `errors.BY_CODE`; `about` is what it answers (a hash), or empty."""
+
+    code: Name
+    text: Text
+    phase: Annotated[str, Meta(max_length=64)] = ""
+    about: Small = b""
+
+
+class RosterOffer(Message, frozen=True):
+    """The newest roster that the sender holds: the very bytes that the federation key signed (`roster.py`)."""
+
+    roster: Large
+
+
+# --- round: manifest ----------------------------------------------------------------------------------------------
+
+
+class PrekeyRequest(Message, frozen=True):
+    run: Id128
+    round: Count
+    attempt: Count
+
+
+class Prekey(Message, frozen=True):
+    """An aggregator's X25519 key for one (run, round, attempt); the envelope's signature is what the manifest carries."""
+
+    run: Id128
+    round: Count
+    attempt: Count
+    public: Key
+
+
+class ManifestOffer(Message, frozen=True):
+    """`manifest` is the coordinator's signed envelope around a `Manifest`."""
+
+    manifest: Signed
+
+
+class Endorsement(Message, frozen=True):
+    """An aggregator has durably accepted this manifest as the only one of its (run, round, attempt)."""
+
+    manifest_hash: Hash
+
+
+class RoundOffer(Message, frozen=True):
+    """To an owner: the manifest, every aggregator's endorsement of it; attached: the model (float32, little-endian)."""
+
+    manifest: Signed
+    endorsements: Annotated[list[Signed], Meta(max_length=64)]
+
+
+class RoundClosed(Message, frozen=True):
+    """To an owner: the round is over, its durable upload may go. `released` tells a release from an abort."""
+
+    manifest_hash: Hash
+    released: bool
+
+
+# --- round: reports -----------------------------------------------------------------------------------------------
+
+
+class SeedReport(Message, frozen=True):
+    """To an aggregator that is not the carrier: `sealed` holds seed ‖ blinder (64 bytes) under the derived key."""
+
+    manifest_hash: Hash
+    commitments: Annotated[list[Hash], Meta(min_length=2, max_length=64)]
+    ephemeral: Key
+    sealed: Small
+
+
+class VectorReport(Message, frozen=True):
+    """To the carrier: `sealed` holds the blinder; attached: the share, chunk by chunk. `receipts`: all seed holders'."""
+
+    manifest_hash: Hash
+    commitments: Annotated[list[Hash], Meta(min_length=2, max_length=64)]
+    ephemeral: Key
+    sealed: Small
+    receipts: Annotated[list[Signed], Meta(min_length=1, max_length=63)]
+
+
+class Receipt(Message, frozen=True):
+    """An aggregator holds this report durably."""
+
+    manifest_hash: Hash
+    owner: Id
+    report_id: Hash
+
+
+class Reported(Message, frozen=True):
+    """An owner tells the coordinator that every aggregator has receipted its report."""
+
+    manifest_hash: Hash
+    report_id: Hash
+
+
+# --- round: agreement and release ---------------------------------------------------------------------------------
+
+
+class FreezeRequest(Message, frozen=True):
+    """The coordinator expects no more reports: freeze now instead of at the deadline."""
+
+    manifest_hash: Hash
+
+
+class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
+    owner: Id
+    report_id: Hash
+
+
+class FrozenList(Message, frozen=True):
+    """An aggregator's final list of complete reports, sorted by owner."""
+
+    manifest_hash: Hash
+    entries: Annotated[list[Entry], Meta(max_length=MAX_MEMBERS)]
+
+
+class FrozenLists(Message, frozen=True):
+    manifest_hash: Hash
+    lists: Annotated[list[Signed], Meta(min_length=1, max_length=64)]
+
+
+class Vote(Message, frozen=True):
+    """`choice` is hash(manifest ‖ S), or empty for an abort, whose `reason` is for people. Cast once; an abort is final."""
+
+    manifest_hash: Hash
+    choice: Annotated[bytes, Meta(max_length=32)]
+    reason: Text = ""
+
+
+class Votes(Message, frozen=True):
+    manifest_hash: Hash
+    votes: Annotated[list[Signed], Meta(min_length=1, max_length=64)]
+
+
+class PartialSum(Message, frozen=True):
+    """Attached: this aggregator's sum over S, sealed to the coordinator's round key (stream, then `ephemeral`)."""
+
+    manifest_hash: Hash
+    set_hash: Hash
+    ephemeral: Key
+
+
+class ReleaseReceipt(Message, frozen=True):
+    """The coordinator holds the partial sum (or a signed abort) durably: the aggregator erases the round's secrets."""
+
+    manifest_hash: Hash
+
+
+# --- jobs and runs ------------------------------------------------------------------------------------------------
+
+
+class JobOffer(Message, frozen=True):
+    """To an owner: `job` is the researcher's signed `StartRun`, whose `job` bytes are what the owner's ledger approves."""
+
+    run: Id128
+    start: Signed
+
+
+class JobAnswer(Message, frozen=True):
+    """`status` is approved, pending or rejected; `reason` is for people."""
+
+    run: Id128
+    digest: Hash
+    status: Annotated[str, Meta(pattern="^(approved|pending|rejected)$")]
+    code: Annotated[str, Meta(max_length=64)] = ""
+    reason: Text = ""
+
+
+class StartRun(Message, frozen=True):
+    """A researcher asks for a run of `job` (canonical bytes of a `jobs.Job`) under an id of its own making.
+    Attached: the first model (float32, little-endian), or nothing."""
+
+    run: Id128
+    job: Large
+    cohort: Annotated[list[Id], Meta(min_length=1, max_length=MAX_MEMBERS)]
+    model_digest: Hash
+
+
+class Subscribe(Message, frozen=True):
+    """Send every `RoundResult` of the run from number `after` + 1 on, then its `RunState`; also after a reconnection."""
+
+    run: Id128
+    after: Count
+
+
+class CancelRun(Message, frozen=True):
+    run: Id128
+
+
+class RunState(Message, frozen=True):
+    """`state`: waiting, running, finished or failed. `code` and `text` as in a `Refusal`. Attached when finished: the
+    last model (float32), or an aggregate's mean (float64)."""
+
+    run: Id128
+    state: Annotated[str, Meta(pattern="^(waiting|running|finished|failed)$")]
+    rounds: Count
+    code: Annotated[str, Meta(max_length=64)] = ""
+    text: Text = ""
+    included: Annotated[list[Id], Meta(max_length=MAX_MEMBERS)] = []
+
+
+class RoundResult(Message, frozen=True):
+    """One training round. Attached: the model after it (float32), or the aggregate (float64)."""
+
+    run: Id128
+    number: Count
+    metrics: dict[str, float]
+    seconds: float
+    uploaded: dict[str, int]
+    included: Annotated[list[Id], Meta(max_length=MAX_MEMBERS)]
+    missing: dict[str, str]
+    total_weight: float
+    clipped: Count
+    worst_error: float
+    attempts: Count
+    ring_bits: Count
+    curves: dict[str, list[float]] = {}
+
+
+class StatusRequest(Message, frozen=True): ...
+
+
+class MemberStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    id: Id
+    role: Name
+    connected: bool
+
+
+class RunStatus(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    run: Id128
+    kind: Name
+    state: Name
+    rounds: Count
+    uploaded: Count
+
+
+class Status(Message, frozen=True):
+    roster_version: Count
+    members: Annotated[list[MemberStatus], Meta(max_length=MAX_MEMBERS)]
+    runs: Annotated[list[RunStatus], Meta(max_length=MAX_MEMBERS)]
+
+
+# --- pointers: researcher <-> owner, relayed ----------------------------------------------------------------------
+
+
+class Relay(Message, frozen=True):
+    """`inner` is a signed `Command` or `Answer`; the coordinator forwards it to `to` and signs nothing of it."""
+
+    to: Id
+    inner: Signed
+
+
+class Command(Message, frozen=True):
+    """A researcher's request to one owner. `session` and a growing `sequence` make a replay useless; `request` is a
+    msgpack-encoded `pointers.session` request; `reply_key` is a fresh X25519 key that a sealed result is bound to."""
+
+    session: Id128
+    sequence: Count
+    owner: Id
+    request: Large
+    reply_key: Key
+
+
+class Answer(Message, frozen=True):
+    """An owner's answer to (session, sequence): `sealed` opens with the command's reply key."""
+
+    session: Id128
+    sequence: Count
+    ephemeral: Key
+    sealed: Annotated[bytes, Meta(max_length=1 << 25)]
+
+
+MESSAGES = (
+    Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | ManifestOffer | Endorsement | RoundOffer
+    | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
+    | Votes | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe | CancelRun | RunState
+    | RoundResult | StatusRequest | Status | Relay | Command | Answer
+)  # fmt: skip

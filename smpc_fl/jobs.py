@@ -1,0 +1,136 @@
+"""Jobs: what a researcher asks the federation to compute, as the exact bytes that owners approve by digest.
+
+A job names everything that shapes what leaves an owner: the graph or expression, the local training, inputs, clip, caps
+and the most rounds. An owner runs the very bytes that were hashed.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from smpc_fl.errors import MalformedMessage
+from smpc_fl.hashing import digest
+
+Positive = Annotated[float, Meta(gt=0)]
+NotNegative = Annotated[float, Meta(ge=0)]
+TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True): ...
+
+
+class LocalTraining(_Value, frozen=True):
+    """What one owner does between two models: `epochs` passes of mini-batch descent over its own rows."""
+
+    epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
+    batch_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 32
+    optimizer: Literal["sgd", "adam"] = "sgd"
+    lr: Positive = 0.1
+    momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    weight_decay: NotNegative = 0.0
+
+
+class FedAvg(_Value, frozen=True, tag=True):
+    """McMahan et al. 2017, Algorithm 1: θ ← θ + server_lr · Σ wₖ Δₖ / Σ wₖ, wₖ = nₖ ("rows") or 1 ("equal")."""
+
+    weights: Literal["rows", "equal"] = "rows"
+    server_lr: Positive = 1.0
+
+
+class FedSGD(_Value, frozen=True, tag=True):
+    """McMahan et al. 2017, section 2: one full-batch gradient a round, θ ← θ - lr · Σ wₖ gₖ / Σ wₖ."""
+
+    lr: Positive = 0.1
+    weights: Literal["rows", "equal"] = "rows"
+
+
+class Evaluation(_Value, frozen=True):
+    """Metrics of the global model on every owner's held-out rows, aggregated securely in a round of their own.
+
+    Held-out rows are the tensors `inputs`/`targets`, or, when those are empty, a fraction of the training rows drawn
+    from (run seed, owner). `bins`: score bins of the summed histograms behind the AUC, whose binning error is stated."""
+
+    inputs: Annotated[str, Meta(max_length=256)] = ""
+    targets: Annotated[str, Meta(max_length=256)] = ""
+    fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
+    every: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
+    bins: Annotated[int, Meta(ge=2, le=1 << 16)] = 256
+
+
+class Stop(_Value, frozen=True):
+    """Stop before the last round: when `metric` reaches `target`, or has not improved by `min_delta` for `patience`
+    evaluations. Metrics whose name ends in "loss" are better when lower, all others when higher."""
+
+    metric: Annotated[str, Meta(min_length=1, max_length=64)] = "val_loss"
+    target: float | None = None
+    patience: Annotated[int, Meta(ge=1)] | None = None
+    min_delta: NotNegative = 0.0
+
+
+class TrainJob(_Value, frozen=True, tag=True):
+    """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`.
+
+    `clip`: largest L2 norm of an update (float32[d]); `max_samples`: public cap on an owner's rows, the weight is
+    rows / max_samples; `tolerance`: largest decoding error of a mean that is accepted; `seed`: shuffles and dropout
+    derive from (seed, round, owner)."""
+
+    plan: Annotated[bytes, Meta(max_length=1 << 23)]
+    inputs: TensorName
+    targets: TensorName
+    rounds: Annotated[int, Meta(ge=0, le=1 << 20)]
+    local: LocalTraining = LocalTraining()
+    strategy: FedAvg | FedSGD = FedAvg()
+    evaluation: Evaluation | None = None
+    stop: Stop | None = None
+    clip: Positive = 10.0
+    max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 10_000
+    tolerance: Positive = 1e-3
+    ring_bits: Literal[32, 64] | None = None
+    seed: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)
+
+
+class AggregateJob(_Value, frozen=True, tag=True):
+    """One element-wise mean or sum over owners of the value of one expression (`pointers.lineage`, canonical bytes).
+
+    Each owner evaluates the expression on its own registered tensors, so operands cannot differ in lineage. `weights`:
+    the researcher's, by sorted owner id, each in (0, 1], or None: rows / max_samples for a mean, 1 for a sum. Values
+    beyond ±bound saturate; how many owners had any is one slot of the secure vector."""
+
+    expression: Annotated[bytes, Meta(max_length=1 << 23)]
+    reduce: Literal["mean", "sum"]
+    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=16)]
+    bound: Positive
+    weights: Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(max_length=4096)] | None = None
+    max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 1_000_000
+    tolerance: Positive = 1e-3
+    ring_bits: Literal[32, 64] | None = None
+
+
+Job = TrainJob | AggregateJob
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)  # type: ignore[arg-type]
+
+
+def encode_job(job: Job) -> bytes:
+    """The bytes that are hashed, approved and run."""
+    return _encoder.encode(job)
+
+
+def decode_job(data: bytes) -> Job:
+    """A job from its bytes; raises `MalformedMessage` unless they are its one canonical spelling."""
+    try:
+        job = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError) as error:
+        raise MalformedMessage(f"a job does not decode: {error}") from None
+    if _encoder.encode(job) != data:
+        raise MalformedMessage("a job is not in its one canonical spelling")
+    return job
+
+
+def job_digest(data: bytes) -> bytes:
+    """What an owner approves: 32 bytes over the job's canonical bytes."""
+    return digest("smpc-fl/1 job", data)
