@@ -1,0 +1,320 @@
+"""The roster: who belongs to a federation, under which key and in which role, signed by the offline federation key.
+
+The federation key is nobody's node key, least of all the coordinator's; every node pins its public half. A roster is
+one canonical byte string (msgpack), versioned; versions only grow, revocations only add up and count at once. A node
+that meets a newer roster goes on with the members that it knew and keeps new owners and aggregators *pending* until
+its own operator has approved them, so that nobody can invent owners, or aggregators, behind a node's back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Annotated, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta
+
+from smpc_fl.errors import (
+    BadSignature,
+    ConfigInvalid,
+    Equivocation,
+    MalformedMessage,
+    Refused,
+    RevokedKey,
+    UnknownMember,
+    WrongRole,
+)
+from smpc_fl.hashing import digest
+from smpc_fl.identity import Identity, PublicIdentity
+
+Role: TypeAlias = Literal["owner", "aggregator", "coordinator", "researcher"]
+ROLES: tuple[Role, ...] = ("owner", "aggregator", "coordinator", "researcher")
+LISTENERS: frozenset[Role] = frozenset({"aggregator", "coordinator"})
+"""Roles that others dial, and whose members therefore have an address."""
+
+MAX_ROSTER = 1 << 22
+"""Bytes of a signed roster, the largest that is read."""
+
+MemberId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
+PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
+# No control characters: these texts are shown on terminals.
+Line = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
+Address = Annotated[str, Meta(max_length=256, pattern=r"^(wss?://[^\s/]+:[0-9]{1,5})?\Z")]
+
+
+class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """One node. `key`: Ed25519 public key, 32 bytes; `address`: `wss://host:port` or `ws://host:port` of a listener."""
+
+    id: MemberId
+    role: Role
+    key: PublicKey
+    address: Address = ""
+
+
+class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """This key of this member is never to be believed again."""
+
+    id: MemberId
+    key: PublicKey
+    reason: Line = ""
+
+
+class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Members sorted by id, ids and keys unique, at most one coordinator; `Roster.of` sorts.
+
+    Raises `ConfigInvalid` when built with members that contradict each other."""
+
+    name: Annotated[Line, Meta(min_length=1)]
+    version: Annotated[int, Meta(ge=0, le=1 << 40)]
+    members: Annotated[tuple[Member, ...], Meta(max_length=4096)]
+    revoked: Annotated[tuple[Revocation, ...], Meta(max_length=4096)] = ()
+
+    @staticmethod
+    def of(name: str, version: int, members: Iterable[Member], revoked: Iterable[Revocation] = ()) -> Roster:
+        """A roster of members and revocations in any order."""
+        by_key = sorted(revoked, key=lambda entry: (entry.id, entry.key))
+        return Roster(name, version, tuple(sorted(members, key=lambda member: member.id)), tuple(by_key))
+
+    def __post_init__(self) -> None:
+        ids = [member.id for member in self.members]
+        if ids != sorted(set(ids)):
+            raise ConfigInvalid("the members of a roster must be sorted by id, each id once")
+        keys: dict[bytes, str] = {}
+        revoked = {entry.key for entry in self.revoked}
+        for member in self.members:
+            other = keys.setdefault(member.key, member.id)
+            if other != member.id:
+                raise ConfigInvalid(f"{other} and {member.id} have the same key: each node needs one of its own")
+            if member.key in revoked:
+                raise ConfigInvalid(f"the key of {member.id} is revoked: give {member.id} a new one (smpc-fl keygen)")
+            if member.role in LISTENERS and not member.address:
+                raise ConfigInvalid(f"{member.id} is {_a(member.role)} and needs an address such as wss://host:8443")
+            if member.role not in LISTENERS and member.address:
+                raise ConfigInvalid(f"{member.id} is {_a(member.role)}, which only dials out: leave its address empty")
+        order = [(entry.id, entry.key) for entry in self.revoked]
+        if order != sorted(set(order)):
+            raise ConfigInvalid("the revocations of a roster must be sorted by id and key, each once")
+        if len(self.of_role("coordinator")) > 1:
+            raise ConfigInvalid("a roster has one coordinator: remove the other before adding one")
+
+    def of_role(self, role: Role) -> tuple[Member, ...]:
+        """Members of one role, sorted by id."""
+        return tuple(member for member in self.members if member.role == role)
+
+    @property
+    def owners(self) -> tuple[Member, ...]:
+        return self.of_role("owner")
+
+    @property
+    def aggregators(self) -> tuple[Member, ...]:
+        return self.of_role("aggregator")
+
+    @property
+    def coordinator(self) -> Member:
+        """The coordinator; raises `UnknownMember` when there is none yet."""
+        for member in self.of_role("coordinator"):
+            return member
+        raise UnknownMember(f"federation {self.name} has no coordinator in its roster (version {self.version})")
+
+    def member(self, id: str) -> Member:
+        """The member of that id. Raises `UnknownMember` or, when only a revocation is left of it, `RevokedKey`."""
+        for member in self.members:
+            if member.id == id:
+                return member
+        for entry in self.revoked:
+            if entry.id == id:
+                why = f" ({entry.reason})" if entry.reason else ""
+                raise RevokedKey(
+                    f"the key of {id} was revoked{why}: make a new one and have it added to the roster", peer=id
+                )
+        raise UnknownMember(
+            f"{id} is not in the roster of federation {self.name} (version {self.version}): check the id, or ask "
+            "whoever holds the federation key to add it",
+            peer=id,
+        )
+
+    def key_of(self, id: str, role: Role | None = None) -> PublicIdentity:
+        """The key of a member. Raises `UnknownMember`, `RevokedKey`, or `WrongRole` when it has another role."""
+        member = self.member(id)
+        if role is not None and member.role != role:
+            raise WrongRole(f"{id} is {_a(member.role)} in the roster, not {_a(role)}", peer=id)
+        return PublicIdentity(member.key)
+
+
+class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    roster: Annotated[bytes, Meta(max_length=MAX_ROSTER)]
+    signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
+
+
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
+_roster_decoder = msgspec.msgpack.Decoder(Roster)
+_envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
+
+
+def _a(role: str) -> str:
+    return f"an {role}" if role[0] in "ao" else f"a {role}"
+
+
+def encode_roster(roster: Roster) -> bytes:
+    """The one byte string of a roster. Raises `ConfigInvalid` when a field is out of its range."""
+    data = _encoder.encode(roster)
+    try:
+        _roster_decoder.decode(data)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"a roster cannot be written: {error}") from None
+    return data
+
+
+def roster_hash(roster: Roster) -> bytes:
+    """What manifests carry: 32 bytes over the roster's canonical bytes."""
+    return digest("smpc-fl/1 roster", encode_roster(roster))
+
+
+def federation_id(federation_key: PublicIdentity) -> bytes:
+    """What every signed message is bound to: 32 bytes over the federation's public key."""
+    return digest("smpc-fl/1 federation", federation_key.key)
+
+
+def _signing_bytes(federation_key: PublicIdentity, body: bytes) -> bytes:
+    return digest("smpc-fl/1 signed roster", federation_key.key, body)
+
+
+def _refuse_own_key(roster: Roster, federation_key: PublicIdentity) -> None:
+    for member in roster.members:
+        if member.key == federation_key.key:
+            raise ConfigInvalid(
+                f"{member.id} uses the federation key as its own: the federation key signs rosters, stays offline, and "
+                "is no node's key"
+            )
+
+
+def sign_roster(roster: Roster, federation: Identity) -> bytes:
+    """The signed roster, as it is handed to nodes and travels in `RosterOffer`. Raises `ConfigInvalid`."""
+    _refuse_own_key(roster, federation.public)
+    body = encode_roster(roster)
+    return _encoder.encode(_Envelope(body, federation.sign(_signing_bytes(federation.public, body))))
+
+
+def open_roster(signed: bytes, federation_key: PublicIdentity) -> Roster:
+    """The roster in `signed`, if the pinned federation key signed it.
+
+    Raises `MalformedMessage` (not the one spelling of a signed roster), `BadSignature`, `ConfigInvalid`."""
+    if len(signed) > MAX_ROSTER:
+        raise MalformedMessage(f"a signed roster of {len(signed)} bytes is over the limit of {MAX_ROSTER}")
+    try:
+        envelope = _envelope_decoder.decode(signed)
+    except msgspec.DecodeError:
+        raise MalformedMessage("this is not a signed roster: it comes from `smpc-fl roster sign`") from None
+    if not federation_key.verify(_signing_bytes(federation_key, envelope.roster), envelope.signature):
+        raise BadSignature(
+            "the roster is not signed by the pinned federation key: compare the key's fingerprint with whoever signs "
+            "the federation's rosters"
+        )
+    try:
+        roster = _roster_decoder.decode(envelope.roster)
+    except msgspec.DecodeError as error:
+        raise MalformedMessage(f"a signed roster does not decode: {error}") from None
+    if _encoder.encode(roster) != envelope.roster or _encoder.encode(envelope) != signed:
+        raise MalformedMessage("a signed roster is not in its one canonical spelling")
+    _refuse_own_key(roster, federation_key)
+    return roster
+
+
+@dataclass(frozen=True)
+class Membership:
+    """The roster as one node trusts it. `pending`: ids of owners and aggregators that its operator has not approved."""
+
+    roster: Roster
+    federation_key: PublicIdentity
+    pending: frozenset[str] = frozenset()
+
+    @property
+    def federation(self) -> bytes:
+        return federation_id(self.federation_key)
+
+    @property
+    def roster_version(self) -> int:
+        return self.roster.version
+
+    @property
+    def roster_hash(self) -> bytes:
+        return roster_hash(self.roster)
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """Trusted members of all roles, sorted by id."""
+        return tuple(member for member in self.roster.members if member.id not in self.pending)
+
+    @property
+    def owners(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.role == "owner")
+
+    @property
+    def aggregators(self) -> tuple[Member, ...]:
+        return tuple(member for member in self.members if member.role == "aggregator")
+
+    @property
+    def coordinator(self) -> Member:
+        return self.roster.coordinator
+
+    def member(self, id: str) -> Member:
+        """A trusted member. Raises `UnknownMember` or `RevokedKey`."""
+        member = self.roster.member(id)
+        if id in self.pending:
+            raise UnknownMember(
+                f"{id} is new in the roster (version {self.roster.version}) and this node's operator has not approved "
+                "it: look at it and run `smpc-fl roster accept`",
+                peer=id,
+            )
+        return member
+
+    def key_of(self, id: str, role: Role | None = None) -> PublicIdentity:
+        """As `Roster.key_of`, of trusted members only."""
+        self.member(id)
+        return self.roster.key_of(id, role)
+
+    def lookup(self, id: str) -> tuple[PublicIdentity, Role]:
+        """Key and role of a trusted member, for the handshake of a link."""
+        member = self.member(id)
+        return PublicIdentity(member.key), member.role
+
+
+def nobody(member: Member) -> bool:
+    """Approves nobody: the default of `accept_update`, and an owner's."""
+    return False
+
+
+def everybody(member: Member) -> bool:
+    """Approves everybody that the federation key has signed: enough for a coordinator, a researcher, an aggregator."""
+    return True
+
+
+def accept_update(current: Membership, offered: bytes, approve: Callable[[Member], bool] = nobody) -> Membership:
+    """The membership after a peer, or the operator, has offered a signed roster.
+
+    An older version changes nothing: peers may lag. Otherwise the offered roster counts from now on, with its
+    revocations; owners and aggregators that `current` did not trust under the same id, role and key are pending unless
+    `approve` says yes. Raises the errors of `open_roster`, `Equivocation` (two rosters of one version) and `Refused`
+    (another federation's name, or a revocation that is gone)."""
+    roster = open_roster(offered, current.federation_key)
+    if roster.version < current.roster.version:
+        return current
+    if roster.version == current.roster.version and roster != current.roster:
+        raise Equivocation(f"two different rosters of version {roster.version} carry the federation's signature")
+    if roster.name != current.roster.name:
+        raise Refused(f"the roster offered is that of {roster.name}, not of {current.roster.name}")
+    gone = set(current.roster.revoked) - set(roster.revoked)
+    if gone:
+        names = ", ".join(sorted({entry.id for entry in gone}))
+        raise Refused(f"roster version {roster.version} lacks revocations that version {current.roster.version} has: "
+                      f"{names}. Revocations are for good; sign a roster that keeps them")  # fmt: skip
+    trusted = {(member.id, member.role, member.key) for member in current.members}
+    pending = frozenset(
+        member.id
+        for member in roster.members
+        if member.role in ("owner", "aggregator")
+        and (member.id, member.role, member.key) not in trusted
+        and not approve(member)
+    )
+    return Membership(roster, current.federation_key, pending)
