@@ -22,7 +22,8 @@ IMPURE_MODULES = {
     "shutil", "signal", "socket", "sqlite3", "ssl", "structlog", "subprocess", "tempfile", "threading", "time", "urllib",
     "uuid", "websockets",
 }  # fmt: skip
-IMPURE_CALLS = {"open", "print", "input", "breakpoint", "urandom", "token_bytes", "getenv", "random_", "default_rng"}
+IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
+IMPURE_METHODS = {"urandom", "token_bytes", "getenv", "random_", "default_rng", "manual_seed"}
 
 FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml", "random"}
 FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "os.system"}
@@ -89,7 +90,7 @@ def breaks_purity(module: str, tree: ast.AST) -> list[str]:
     for call, name in calls(tree):
         last = name.split(".")[-1]
         draws = last == "generate" and not call.args and not call.keywords  # a key out of thin air
-        if last in IMPURE_CALLS or draws or ".random." in f".{name}":
+        if name in IMPURE_CALLS or last in IMPURE_METHODS or draws or ".random." in f".{name}":
             found.append(f"{module}:{call.lineno} calls {name}: pass it in as an argument")
     return found
 
