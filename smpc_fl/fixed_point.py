@@ -1,0 +1,165 @@
+"""Real numbers as ring elements: v -> round(v · 2^f) mod 2^b, and back.
+
+Fixed point with a public scale in a ring that is large enough for the sum is what makes secure aggregation exact
+(Bonawitz et al., CCS 2017, section 4 and 7.1 "SumRange"; Catrina and Saxena, FC 2010, section 2.1): the ring's sum is
+the integers' sum, bit for bit, and only each owner's one rounding separates it from the real sum.
+
+Stochastic rounding (Gupta et al., ICML 2015, section 3.1) goes up with a probability equal to the fraction, so that
+its expectation is the value itself, at twice the worst error.
+
+The capacity rule: the sum of N owners stays in the ring if N · ceil(w_max · max(bound, 1) · 2^f) + noise
+<= 2^(b-1) - 1. It holds for both roundings, and for weighted slots, unweighted flags and weights alike (max(bound, 1);
+leave weight_max at 1.0 where a slot of size 1 goes unweighted).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import BadInput, CapacityExceeded, NotFinite, ShapeMismatch
+from smpc_fl.ring import RING64, Ring, RingArray
+
+Rounding = Literal["nearest", "stochastic"]
+
+MOST_FRACTIONAL_BITS = 52
+"""More would be finer than a float64 near 1."""
+LEAST_FRACTIONAL_BITS = -64
+
+_CHUNK = 1 << 15  # elements; temporaries of this size stay in the cache
+
+
+@dataclass(frozen=True, slots=True)
+class FixedPoint:
+    """Numbers with `fractional_bits` bits after the point (-64..64, negative: multiples of a power of two) in `ring`."""
+
+    ring: Ring
+    fractional_bits: int
+
+    def __post_init__(self) -> None:
+        if not LEAST_FRACTIONAL_BITS <= self.fractional_bits <= 64:
+            raise BadInput(f"{self.fractional_bits} fractional bits: use {LEAST_FRACTIONAL_BITS} to 64")
+
+    def encode(
+        self, values: npt.NDArray[np.floating], rounding: Rounding = "nearest", entropy: Entropy | None = None
+    ) -> RingArray:
+        """float64[n] (or a narrower float) -> ring[n].
+
+        `nearest` rounds ties to even and repeats; `stochastic` draws 8 bytes of `entropy` an element. Raises `NotFinite`
+        for NaN or infinity, and `CapacityExceeded` for a value that the ring cannot hold; never clips."""
+        if values.ndim != 1 or values.dtype.kind != "f" or values.dtype.itemsize > 8:
+            raise ShapeMismatch(f"expected float64[n], got {values.ndim} dimensions of {values.dtype}")
+        if rounding == "stochastic" and entropy is None:
+            raise BadInput("stochastic rounding needs a source of entropy")
+        scale, limit = 2.0**self.fractional_bits, 2.0 ** (self.ring.bits - 1)
+        out = self.ring.zeros(values.size)
+        signed = out.view(f"<i{self.ring.itemsize}")
+        for start in range(0, values.size, _CHUNK):
+            part = values[start : start + _CHUNK].astype(np.float64)
+            if not np.isfinite(part).all():
+                raise NotFinite(
+                    "a vector holds NaN or infinity: find the step that diverged (often too high a learning rate)"
+                )
+            with np.errstate(over="ignore"):
+                part *= scale  # exact: a power of two; what overflows is caught below
+            if rounding == "nearest":
+                np.rint(part, out=part)
+            else:
+                assert entropy is not None
+                _round_stochastically(part, entropy)
+            if not (np.abs(part) < limit).all():
+                raise CapacityExceeded(
+                    f"a value does not fit {self.ring.bits} bits with {self.fractional_bits} after the point: "
+                    "use a smaller bound or clip, fewer fractional bits, or ring_bits=64"
+                )
+            signed[start : start + _CHUNK] = part
+        return out
+
+    def decode(self, a: RingArray) -> npt.NDArray[np.float64]:
+        """ring[n] -> float64[n]: exact up to 53 significant bits, then rounded to nearest."""
+        values: npt.NDArray[np.float64] = self.ring.to_signed(a).astype(np.float64)
+        values *= 2.0**-self.fractional_bits
+        return values
+
+
+def _round_stochastically(part: npt.NDArray[np.float64], entropy: Entropy) -> None:
+    """part <- floor(part) + (U < fraction), U = k · 2^-53 uniform: a bias below 2^-53."""
+    down = np.floor(part)
+    uniform = (np.frombuffer(entropy(8 * part.size), "<u8") >> np.uint64(11)) * 2.0**-53
+    with np.errstate(invalid="ignore"):  # inf - inf, refused by the caller as too large
+        np.subtract(part, down, out=part)
+    np.add(down, uniform < part, out=part)
+
+
+def largest_fractional_bits(ring: Ring, owners: int, bound: float, weight_max: float = 1.0, noise: int = 0) -> int:
+    """The finest scale that the capacity rule allows, at most 52. `noise`: bound on the total noise, in ring units.
+
+    Raises `CapacityExceeded` where even 2^64 as the unit is too fine."""
+    for bits in range(MOST_FRACTIONAL_BITS, LEAST_FRACTIONAL_BITS - 1, -1):
+        if _total(bits, owners, bound, weight_max, noise) <= ring.largest:
+            return bits
+    raise CapacityExceeded(
+        f"no scale lets the sum of {owners} owners fit {ring.bits} bits: use a smaller bound, less noise or ring_bits=64"
+    )
+
+
+def check_capacity(
+    ring: Ring, fractional_bits: int, owners: int, bound: float, weight_max: float = 1.0, noise: int = 0
+) -> None:
+    """Raises `CapacityExceeded`, with what would do, where the sum of `owners` values could leave the ring."""
+    total = _total(fractional_bits, owners, bound, weight_max, noise)
+    if total <= ring.largest:
+        return
+    fits64 = total <= RING64.largest
+    raise CapacityExceeded(
+        f"the sum of {owners} owners with bound {bound:g} needs {total.bit_length() + 1} bits at {fractional_bits} "
+        f"fractional bits and could leave the ring of {ring.bits}: "
+        + (
+            "use ring_bits=64, or fewer fractional bits"
+            if fits64
+            else "not even 64 bits would do, use fewer fractional bits"
+        )
+    )
+
+
+def _total(fractional_bits: int, owners: int, bound: float, weight_max: float, noise: int) -> int:
+    """The largest absolute value of the encoded sum, exactly (Python integers)."""
+    # The owner's product w · x is a float64 too, and rounding is monotonous: |fl(w · x)| <= fl(w_max · bound).
+    slot = weight_max * max(bound, 1.0)
+    if owners < 1 or not math.isfinite(slot) or bound < 0 or weight_max <= 0 or noise < 0:
+        raise BadInput("capacity: owners must be at least 1, bound finite and not negative, weight_max positive")
+    return owners * math.ceil(Fraction(slot) * Fraction(2) ** fractional_bits) + noise
+
+
+def worst_error(
+    fractional_bits: int,
+    owners: int,
+    least_total_weight: float,
+    *,
+    bound: float = 0.0,
+    rounding: Rounding = "nearest",
+) -> float:
+    """Bound on |decoded mean - exact weighted mean| in any slot, for any total weight >= `least_total_weight` = W.
+
+    Each owner's rounding is off by at most u = 2^-(f+1) (nearest; 2^-f stochastic), so a decoded *sum* is off by at most
+    N · u, and a mean by N · u / W where the divisor Σw is exact: weights that are multiples of 2^-f, such as 1, or
+    counts over a power of two. (W = 1 gives the bound of a sum.) That is the answer for `bound` = 0.
+
+    Other weights are rounded as well. With |mean| <= `bound` = B, numerator and divisor together give
+    (1 + B) · N · u / (W - N · u), and float64 arithmetic at most 2^-50 · B more; infinity where W <= 2 · N · u."""
+    if owners < 1 or not least_total_weight > 0 or not bound >= 0:
+        raise BadInput("worst_error: owners and least_total_weight must be positive, bound not negative")
+    off = owners * 2.0 ** -(fractional_bits + (1 if rounding == "nearest" else 0))
+    if bound == 0:
+        return off / least_total_weight
+    if least_total_weight <= 2 * off:
+        return math.inf
+    # Derivation: sum S, |S| <= B · W, each product rounded once (2^-53 · B · W in all), then |e1| <= off, |e2| <= off:
+    # (S + e1) / (W + e2) - S / W = (e1 - (S / W) · e2) / (W + e2); two conversions and one division to float64 follow.
+    return (1 + bound) * off / (least_total_weight - off) * (1 + 2.0**-50) + bound * 2.0**-50

@@ -1,0 +1,206 @@
+"""Sealing: from X25519 key agreement (RFC 7748) to one key for each message, small boxes, and streams for vectors.
+
+Either side of a channel combines a short-lived X25519 key of its own with the other's. The shared point alone names
+nobody, so the key is BLAKE2b of it together with both identities, both X25519 keys, the manifest hash, what the message
+is about and what kind of message it is (RFC 7748, section 6.1, and Krawczyk's SIGMA, CRYPTO 2003, on binding identities):
+whoever opens a box knows who sealed it for whom, in which attempt, as what. Keys that are wiped after the round give
+forward secrecy.
+
+A channel key seals at most one small box and at most one stream; the two use different subkeys.
+
+Streams: the plaintext in chunks, each AES-256-GCM (NIST SP 800-38D) under a 12-byte nonce of 11 bytes chunk number
+(big-endian) and 1 byte that is 1 for the last chunk: the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár
+("Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO 2015, section 7). The caller's associated
+data (the manifest hash in it), the length and the chunk size are authenticated with every chunk. Cut, reordered, repeated
+or extended streams do not open. A stream costs 16 bytes a chunk, 16 bytes a MiB.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import nacl.bindings
+import nacl.exceptions
+import nacl.secret
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import BadInput, DecryptionFailed, MalformedMessage
+from smpc_fl.hashing import Buffer, derive_key, digest
+from smpc_fl.identity import PublicIdentity
+from smpc_fl.secret import Secret
+
+KEY_SIZE = 32
+CHUNK = 1 << 20
+"""Bytes of plaintext in one chunk of a stream."""
+TAG = 16
+"""Bytes that a small box, or a chunk of a stream, is longer than its plaintext."""
+
+_ZERO_NONCE = bytes(nacl.secret.SecretBox.NONCE_SIZE)
+
+
+@dataclass(frozen=True, slots=True)
+class KeyPair:
+    """An X25519 key pair, for one round or one report; `public` and `private` are 32 bytes."""
+
+    public: bytes
+    private: Secret
+
+    @classmethod
+    def generate(cls, entropy: Entropy) -> KeyPair:
+        return cls.from_private(Secret(entropy(KEY_SIZE)))
+
+    @classmethod
+    def from_private(cls, private: Secret) -> KeyPair:
+        """The pair that has this private key (as read back from a durable record). Raises `BadInput`."""
+        if len(private) != KEY_SIZE:
+            raise BadInput(f"an X25519 private key has {KEY_SIZE} bytes, not {len(private)}")
+        return cls(nacl.bindings.crypto_scalarmult_base(private.reveal()), private)
+
+
+def channel_key(
+    own_private: Secret,
+    peer_public: bytes,
+    *,
+    sender: PublicIdentity,
+    receiver: PublicIdentity,
+    manifest_hash: bytes,
+    about: bytes,
+    kind: str,
+) -> bytes:
+    """The 32-byte key of one message from `sender` to `receiver`; both sides compute it, each with its own private key.
+
+    `about`: a report id or another id; `kind`: direction and message type. Raises `MalformedMessage` for a peer key of
+    the wrong size or of low order, whose shared point everybody knows (the all-zero check of RFC 7748, section 6.1)."""
+    own = KeyPair.from_private(own_private)
+    if len(peer_public) != KEY_SIZE:
+        raise MalformedMessage(f"an X25519 key has {KEY_SIZE} bytes, not {len(peer_public)}")
+    try:
+        shared = nacl.bindings.crypto_scalarmult(own_private.reveal(), peer_public)
+    except nacl.exceptions.RuntimeError:
+        raise MalformedMessage("a peer's X25519 key is of low order: nothing may be sealed to it") from None
+    # Sorted, because the two sides know only which key is their own; sender and receiver give the direction.
+    low, high = sorted((own.public, peer_public))
+    context = (sender.key, receiver.key, low, high, manifest_hash, about, kind.encode())
+    return derive_key("smpc-fl/1 channel", shared, *context)
+
+
+def seal_small(key: bytes, plaintext: bytes) -> bytes:
+    """`plaintext` in a NaCl secretbox (XSalsa20-Poly1305), 16 bytes longer. At most one for each `key`.
+
+    The nonce is fixed at zero because the key is used once; sealing the same plaintext again gives the same bytes."""
+    box = nacl.secret.SecretBox(derive_key("smpc-fl/1 small", key))
+    return box.encrypt(plaintext, _ZERO_NONCE).ciphertext
+
+
+def open_small(key: bytes, sealed: bytes) -> bytes:
+    """The plaintext of a small box. Raises `DecryptionFailed`."""
+    try:
+        return nacl.secret.SecretBox(derive_key("smpc-fl/1 small", key)).decrypt(sealed, _ZERO_NONCE)
+    except nacl.exceptions.CryptoError:
+        raise DecryptionFailed("a sealed box does not open: wrong key or altered bytes") from None
+
+
+def sealed_stream_length(n: int, chunk: int = CHUNK) -> int:
+    """Bytes of a sealed stream of n plaintext bytes; an empty one is one empty chunk."""
+    return n + TAG * _chunks(n, chunk)
+
+
+def seal_stream(key: bytes, plaintext: Buffer, associated: bytes, chunk: int = CHUNK) -> Iterator[bytes]:
+    """The sealed chunks of `plaintext`, one after the other. At most one stream for each `key`.
+
+    The caller leaves `plaintext` unchanged until the last chunk is out."""
+    data = memoryview(plaintext).cast("B")
+    stream = _Stream(key, associated, data.nbytes, chunk)
+    for number in range(stream.chunks):
+        yield stream.cipher.encrypt(stream.nonce(number), data[stream.plain(number)], stream.bound)
+
+
+def open_stream(key: bytes, data: Buffer, associated: bytes, length: int, chunk: int = CHUNK) -> bytearray:
+    """The `length` plaintext bytes of a whole sealed stream. Raises `DecryptionFailed`."""
+    sealed = memoryview(data).cast("B")
+    stream = _Stream(key, associated, length, chunk)
+    if sealed.nbytes != sealed_stream_length(length, chunk):
+        raise DecryptionFailed("a sealed stream is cut short or too long")
+    out = bytearray(length)
+    view = memoryview(out)
+    for number in range(stream.chunks):
+        stream.open(number, sealed[stream.sealed(number)], view[stream.plain(number)])
+    return out
+
+
+class StreamOpener:
+    """Opens a stream piece by piece as it arrives, in pieces of any size, with one chunk of memory.
+
+    What `feed` returns is authentic as far as it goes; the stream is whole only when `finish` has returned."""
+
+    def __init__(self, key: bytes, associated: bytes, length: int, chunk: int = CHUNK) -> None:
+        self._stream = _Stream(key, associated, length, chunk)
+        self._number = 0
+        self._pending = bytearray()
+
+    def feed(self, piece: Buffer) -> memoryview:
+        """The plaintext that became complete with these sealed bytes (often none). Raises `DecryptionFailed`."""
+        rest = memoryview(piece).cast("B")
+        out = bytearray()
+        while rest.nbytes:
+            if self._number == self._stream.chunks:
+                raise DecryptionFailed("a sealed stream goes on after its end")
+            place = self._stream.sealed(self._number)
+            missing = place.stop - place.start - len(self._pending)
+            self._pending += rest[:missing]
+            rest = rest[missing:]
+            if len(self._pending) == place.stop - place.start:
+                out += self._open_pending()
+        return memoryview(out)
+
+    def finish(self) -> None:
+        """Raises `DecryptionFailed` unless the stream ended where it should have."""
+        if self._number < self._stream.chunks:
+            raise DecryptionFailed("a sealed stream is cut short")
+
+    def _open_pending(self) -> bytearray:
+        plain = bytearray(len(self._pending) - TAG)
+        self._stream.open(self._number, memoryview(self._pending), memoryview(plain))
+        self._number += 1
+        self._pending.clear()
+        return plain
+
+
+class _Stream:
+    """What sealing and opening share: the cipher, where each chunk lies, its nonce, and what all chunks are bound to."""
+
+    def __init__(self, key: bytes, associated: bytes, length: int, chunk: int) -> None:
+        if length < 0:
+            raise BadInput("a stream's length is not negative")
+        self.chunks = _chunks(length, chunk)
+        self.cipher = AESGCM(derive_key("smpc-fl/1 stream", key))
+        self.bound = digest("smpc-fl/1 stream", associated, length.to_bytes(8, "little"), chunk.to_bytes(8, "little"))
+        self._length = length
+        self._chunk = chunk
+
+    def nonce(self, number: int) -> bytes:
+        return number.to_bytes(11, "big") + bytes([number == self.chunks - 1])
+
+    def plain(self, number: int) -> slice:
+        """Where chunk `number` lies in the plaintext."""
+        return slice(number * self._chunk, min((number + 1) * self._chunk, self._length))
+
+    def sealed(self, number: int) -> slice:
+        """Where chunk `number` lies in the sealed stream."""
+        place = self.plain(number)
+        return slice(place.start + number * TAG, place.stop + (number + 1) * TAG)
+
+    def open(self, number: int, sealed: memoryview, plain: memoryview) -> None:
+        try:
+            self.cipher.decrypt_into(self.nonce(number), sealed, self.bound, plain)
+        except InvalidTag:
+            raise DecryptionFailed("a sealed stream does not open: wrong key, altered or reordered bytes") from None
+
+
+def _chunks(length: int, chunk: int) -> int:
+    if chunk < 1:
+        raise BadInput("a stream's chunk has at least one byte")
+    return max(1, -(-length // chunk))

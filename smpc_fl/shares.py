@@ -1,0 +1,101 @@
+"""Additive secret sharing with seeds: x = v + Σ PRG(seed) in the ring, one summand for each aggregator.
+
+Any m - 1 of the m summands are (pseudo-)random and independent of x; all m add up to it; and sums of sharings are
+sharings of sums, which is all that aggregation needs. All summands but one are pseudo-random, so they travel as 32-byte
+seeds (Corrigan-Gibbs and Boneh, "Prio", NSDI 2017, sections 3 and 6.1; in draft-irtf-cfrg-vdaf, Prio3's helper shares): an
+upload costs what x itself costs, whatever m is. The one aggregator that gets v is the owner's *carrier*.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import BadInput, InternalError
+from smpc_fl.hashing import Buffer, digest
+from smpc_fl.prg import SEED_SIZE, Prg, stream_key
+from smpc_fl.ring import Ring, RingArray
+
+BLINDER_SIZE = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What one vector's sharing is bound to, so that a seed means nothing anywhere else."""
+
+    manifest_hash: bytes
+    owner: str
+    vector: str = "update"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Shares:
+    """One vector, shared: `seeds` by aggregator (all but the carrier, sorted), `vector` (ring[n]) for the carrier."""
+
+    seeds: dict[str, bytes] = field(repr=False)
+    vector: RingArray = field(repr=False)
+
+
+def carrier(owner: str, cohort: Sequence[str], round_number: int, aggregators: Sequence[str]) -> str:
+    """The aggregator that gets `owner`'s vector: number (rank in the sorted cohort + round) mod m of the sorted ones.
+
+    Load is even (each carries floor or ceil of N / m vectors in a round), and nobody can choose."""
+    if owner not in cohort:
+        raise BadInput(f"{owner} is not in the cohort")
+    ordered = _distinct(aggregators)
+    return ordered[(sorted(cohort).index(owner) + round_number) % len(ordered)]
+
+
+def split(
+    x: RingArray, ring: Ring, context: Context, aggregators: Sequence[str], carrier: str, entropy: Entropy
+) -> Shares:
+    """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is.
+
+    The same x must never be shared under the same seeds twice with another context's x: the difference would show."""
+    ring.check(x)
+    ordered = _distinct(aggregators)
+    if carrier not in ordered:
+        raise BadInput(f"the carrier {carrier} is not one of the aggregators")
+    seeds = {aggregator: entropy(SEED_SIZE) for aggregator in ordered if aggregator != carrier}
+    if len(set(seeds.values())) != len(seeds):
+        raise InternalError("the source of entropy gave the same seed twice: it must not be used")
+    vector = x.copy()
+    for aggregator, seed in seeds.items():
+        _stream(seed, context, aggregator).subtract_from(ring, vector)
+    return Shares(seeds, vector)
+
+
+def expand_seed(seed: bytes, ring: Ring, n: int, context: Context, aggregator: str) -> RingArray:
+    """The share ring[n] that `seed` stands for at `aggregator`."""
+    return _stream(seed, context, aggregator).expand(ring, n)
+
+
+def add_seed_into(acc: RingArray, seed: bytes, ring: Ring, context: Context, aggregator: str) -> None:
+    """acc <- acc + the share that `seed` stands for, in place, without ever holding that share whole."""
+    _stream(seed, context, aggregator).add_into(ring, acc)
+
+
+def commitment(blinder: bytes, share: Buffer) -> bytes:
+    """32 bytes that bind to `share` (a seed, or the vector's bytes) and tell nothing of it to who lacks the `blinder`.
+
+    Without the 32 random bytes, those who know all seeds could test guesses of a small x against the vector's hash."""
+    if len(blinder) != BLINDER_SIZE:
+        raise BadInput(f"a blinder has {BLINDER_SIZE} bytes, not {len(blinder)}")
+    return digest("smpc-fl/1 share", blinder, share)
+
+
+def report_id(commitments: Sequence[bytes]) -> bytes:
+    """The 32-byte name of a report: the hash of its share commitments, in the order of the sorted aggregators."""
+    return digest("smpc-fl/1 report", *commitments)
+
+
+def _stream(seed: bytes, context: Context, aggregator: str) -> Prg:
+    return Prg(stream_key(seed, context.manifest_hash, context.owner, aggregator, context.vector))
+
+
+def _distinct(aggregators: Sequence[str]) -> list[str]:
+    ordered = sorted(set(aggregators))
+    if len(ordered) < 2 or len(ordered) != len(aggregators):
+        raise BadInput("sharing needs two or more aggregators, each named once")
+    return ordered
