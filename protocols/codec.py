@@ -84,7 +84,5 @@ def verify(signed: Signed, key: PublicIdentity, *, federation: bytes) -> Message
 def expect(message: Message, kind: type[M], *, peer: str | None = None, phase: str | None = None) -> M:
     """`message`, if it is of type `kind`."""
     if not isinstance(message, kind):
-        raise MalformedMessage(
-            f"expected {kind.__name__}, got {type(message).__name__}", peer=peer, phase=phase
-        )
+        raise MalformedMessage(f"expected {kind.__name__}, got {type(message).__name__}", peer=peer, phase=phase)
     return message

@@ -7,8 +7,9 @@ run ids and session ids `bytes` of 16. Ids of members are the roster's names.
 Who says what:
 
     any -> any                 Hello, Proof (link.py's handshake), Refusal, RosterOffer
-    coordinator -> aggregator  PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, ReleaseReceipt
-    aggregator -> coordinator  Prekey, Endorsement, FrozenList, Vote, PartialSum
+    coordinator -> aggregator  PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes,
+                               AbortRequest, ReleaseReceipt
+    aggregator -> coordinator  Prekey, Endorsement, FrozenList, Vote, AttemptAborted, PartialSum
     coordinator -> owner       JobOffer, RoundOffer, RoundClosed
     owner -> coordinator       JobAnswer, Reported, Refusal
     owner -> aggregator        SeedReport, VectorReport
@@ -105,6 +106,39 @@ class Prekey(Message, frozen=True):
     public: Key
 
 
+class Manifest(Message, frozen=True):
+    """All that one attempt at one round is about; signed by the coordinator, checked by everybody (`manifest.py`).
+
+    `aggregators` are their signed `Prekey` envelopes, sorted by id. `dimension` counts every slot of the secure vector
+    (payload, metrics, weight, clipped flag). `clip` bounds a payload slot, `worst_error` a decoded mean's slot.
+    `model_digest` covers the model that everyone got. `aborts`: for attempt > 0, every aggregator's signed
+    `AttemptAborted` of the attempt before."""
+
+    version: int
+    federation: Hash
+    roster_hash: Hash
+    run: Id128
+    round: Count
+    attempt: Count
+    purpose: Annotated[str, Meta(pattern="^(train|evaluate|aggregate)$")]
+    coordinator: Id
+    coordinator_key: Key
+    cohort: Annotated[list[Id], Meta(min_length=1, max_length=MAX_MEMBERS)]
+    aggregators: Annotated[list[Signed], Meta(min_length=2, max_length=64)]
+    dimension: Annotated[int, Meta(ge=1, le=1 << 32)]
+    ring_bits: Annotated[int, Meta(ge=8, le=64)]
+    fractional_bits: Annotated[int, Meta(ge=-64, le=64)]
+    clip: Annotated[float, Meta(gt=0)]
+    max_samples: Annotated[int, Meta(ge=1, le=1 << 40)]
+    k_min: Annotated[int, Meta(ge=1, le=MAX_MEMBERS)]
+    deadline: float
+    job_digest: Hash
+    model_digest: Hash
+    privacy: Annotated[str, Meta(pattern="^none$")]
+    worst_error: Annotated[float, Meta(ge=0)]
+    aborts: Annotated[list[Signed], Meta(max_length=64)] = []
+
+
 class ManifestOffer(Message, frozen=True):
     """`manifest` is the coordinator's signed envelope around a `Manifest`."""
 
@@ -162,10 +196,11 @@ class Receipt(Message, frozen=True):
 
 
 class Reported(Message, frozen=True):
-    """An owner tells the coordinator that every aggregator has receipted its report."""
+    """An owner tells the coordinator that every aggregator has receipted its report; `uploaded`: bytes on its sockets."""
 
     manifest_hash: Hash
     report_id: Hash
+    uploaded: Count
 
 
 # --- round: agreement and release ---------------------------------------------------------------------------------
@@ -205,6 +240,23 @@ class Vote(Message, frozen=True):
 class Votes(Message, frozen=True):
     manifest_hash: Hash
     votes: Annotated[list[Signed], Meta(min_length=1, max_length=64)]
+
+
+class AbortRequest(Message, frozen=True):
+    """The coordinator gives an attempt up; whoever has not voted or released signs `AttemptAborted`."""
+
+    run: Id128
+    round: Count
+    attempt: Count
+
+
+class AttemptAborted(Message, frozen=True):
+    """Final: nothing of this attempt ever leaves the signing aggregator. The next attempt's manifest carries all of them."""
+
+    run: Id128
+    round: Count
+    attempt: Count
+    reason: Text
 
 
 class PartialSum(Message, frozen=True):
@@ -346,8 +398,8 @@ class Answer(Message, frozen=True):
 
 
 MESSAGES = (
-    Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | ManifestOffer | Endorsement | RoundOffer
+    Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | Manifest | ManifestOffer | Endorsement | RoundOffer
     | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
-    | Votes | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe | CancelRun | RunState
+    | Votes | AbortRequest | AttemptAborted | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe | CancelRun | RunState
     | RoundResult | StatusRequest | Status | Relay | Command | Answer
 )  # fmt: skip

@@ -17,6 +17,7 @@
     │   ├── CohortTooSmall          fewer owners than k_min
     │   ├── AggregatorsNotPinned    a manifest names aggregators that this owner has not pinned
     │   ├── ManifestRefused         a manifest breaks another of this node's rules
+    │   ├── ReportTooLate           a report after the list was frozen
     │   ├── ModelMismatch           the model is not the one whose digest the manifest carries
     │   ├── UnknownMember           the peer is not in the roster
     │   ├── RevokedKey              the peer's key was revoked
@@ -103,6 +104,9 @@ class AggregatorsNotPinned(Refused): ...
 
 
 class ManifestRefused(Refused): ...
+
+
+class ReportTooLate(Refused): ...
 
 
 class ModelMismatch(Refused): ...

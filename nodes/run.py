@@ -1,0 +1,407 @@
+"""One run at the coordinator: jobs offered, rounds and attempts in turn, results kept, until it ends.
+
+Everything that the run depends on is in its journal stream before it is acted upon (`_Book`), so that a coordinator that
+was killed goes on where it was: with the same manifest if an attempt was under way, with the sum if it was released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+import numpy as np
+import structlog
+
+from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, SmpcError, from_code
+from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
+from smpc_fl.learning.evaluation import read_evaluation
+from smpc_fl.learning.stopping import Stopper
+from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.update import Aggregate, disassemble
+from smpc_fl.nodes.config import CoordinatorPolicy
+from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.node import Node
+from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.plans.layout import layout_of
+from smpc_fl.protocols.codec import decode, encode
+from smpc_fl.protocols.commands import PeerUp, Received
+from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
+from smpc_fl.protocols.manifest import choose_numbers, model_digest
+from smpc_fl.protocols.messages import (
+    JobAnswer,
+    JobOffer,
+    RoundClosed,
+    RoundResult,
+    RunState,
+    Signed,
+    StartRun,
+)
+from smpc_fl.protocols.work import Work, evaluation_round, purpose_of, train_round, work_of
+
+log = structlog.get_logger()
+
+Publish = Callable[["Run", RoundResult | RunState, bytes], Awaitable[None]]
+LONGEST_WAIT_FOR_ABSENT = 15.0
+"""Seconds that an owner which is not connected holds up the start of a run."""
+
+
+class Attempt(msgspec.Struct, frozen=True):
+    """Written before an attempt begins; `cohort` as it stood in the roster then."""
+
+    round: int
+    attempt: int
+    cohort: list[str]
+    aggregators: list[str]
+    aborts: list[Signed]
+
+
+@dataclass
+class _Book:
+    """The run's durable state: what happened, in order."""
+
+    start: Signed
+    first_model: bytes
+    attempts: list[Attempt] = field(default_factory=list)
+    results: list[RoundResult] = field(default_factory=list)
+    values: list[bytes] = field(default_factory=list)
+    end: RunState | None = None
+
+    @classmethod
+    def read(cls, journal: Journal, stream: str) -> _Book:
+        rows = journal.read(stream)
+        by_kind: dict[str, list[bytes]] = {}
+        for kind, data in rows:
+            by_kind.setdefault(kind, []).append(data)
+        return cls(
+            start=decode(by_kind["start"][0], Signed),
+            first_model=by_kind["model"][0],
+            attempts=[msgspec.msgpack.decode(data, type=Attempt) for data in by_kind.get("attempt", [])],
+            results=[decode(data, RoundResult) for data in by_kind.get("result", [])],
+            values=by_kind.get("value", []),
+            end=decode(by_kind["end"][0], RunState) if "end" in by_kind else None,
+        )
+
+
+def run_stream(run: bytes) -> str:
+    return f"run/{run.hex()}"
+
+
+class Run:
+    """A run from `StartRun` to its `RunState`. `publish` sends what is new to whoever subscribed."""
+
+    def __init__(self, node: Node, policy: CoordinatorPolicy, signed: Signed, model: bytes, publish: Publish) -> None:
+        self.node, self.policy, self.publish = node, policy, publish
+        self.start = decode(signed.body, StartRun)
+        self.job: Job = decode_job(self.start.job)
+        self.digest = job_digest(self.start.job)
+        self.book = _Book(signed, model)
+        self.cohort = sorted(self.start.cohort)
+        self.state, self.waiting_for = "waiting", ""
+        self.missing: dict[str, str] = {}
+        self._answers: dict[str, JobAnswer] = {}
+        self._answered = asyncio.Event()
+        self._shell: RoundShell | None = None
+        self._closing: list[RoundShell] = []
+
+    @property
+    def id(self) -> bytes:
+        return self.start.run
+
+    @property
+    def researcher(self) -> str:
+        return self.book.start.sender
+
+    @property
+    def _stream(self) -> str:
+        return run_stream(self.id)
+
+    @classmethod
+    async def begin(cls, node: Node, policy: CoordinatorPolicy, signed: Signed, model: bytes, publish: Publish) -> Run:
+        """A new run, durable before it is answered. Raises what is wrong with the request."""
+        run = cls(node, policy, signed, model, publish)
+        run._check()
+        await node.journal.append_all(run._stream, [("start", encode(signed)), ("model", model)])
+        return run
+
+    @classmethod
+    def resume(cls, node: Node, policy: CoordinatorPolicy, stream: str, publish: Publish) -> Run:
+        """A run from its journal stream."""
+        book = _Book.read(node.journal, stream)
+        run = cls(node, policy, book.start, book.first_model, publish)
+        run.book = book
+        if book.end is not None:
+            run.state = book.end.state
+        return run
+
+    def _check(self) -> None:
+        """What can be known to be wrong before any owner is asked."""
+        start, job = self.start, self.job
+        if model_digest(self.book.first_model) != start.model_digest:
+            raise BadInput("the first model that came is not the one that was signed")
+        if isinstance(job, TrainJob) and len(self.book.first_model) != 4 * layout_of(job.plan).size:
+            raise BadInput("the first model does not have the plan's number of parameters")
+        if self.cohort != sorted(set(start.cohort)):
+            raise BadInput("the cohort names an owner twice")
+        for owner in self.cohort:
+            self.node.party.key_of(owner, "owner")
+        if len(self.cohort) < self.policy.k_min:
+            raise CohortTooSmall(
+                f"a cohort of {len(self.cohort)} owners is below k_min = {self.policy.k_min} of this federation: add owners"
+            )
+        purposes = ["aggregate"] if isinstance(job, AggregateJob) else ["train"]
+        if isinstance(job, TrainJob) and job.evaluation is not None:
+            purposes.append("evaluate")
+        for purpose in purposes:
+            self._numbers(work_of(job, purpose))  # type: ignore[arg-type]
+
+    def _numbers(self, work: Work) -> Any:
+        return choose_numbers(
+            owners=len(self.cohort),
+            clip=work.clip,
+            max_samples=work.max_samples,
+            k_min=self.policy.k_min,
+            tolerance=work.tolerance,
+            ring_bits=work.ring_bits or self.policy.ring_bits,
+        )
+
+    # --- events from the node ---
+
+    async def on_answer(self, owner: str, answer: JobAnswer) -> None:
+        if owner in self.cohort and answer.digest == self.digest:
+            self._answers[owner] = answer
+            self._answered.set()
+
+    async def on_peer_up(self, peer: str) -> None:
+        """Say again what a member may have missed."""
+        if peer in self.cohort and self.book.end is None:
+            self._answers.pop(peer, None) if self.state == "waiting" else None
+            await self.node.tell(peer, JobOffer(self.id, self.book.start))
+        for shell in [*self._closing, *([self._shell] if self._shell else [])]:
+            await shell.feed(PeerUp(peer))
+        self._answered.set()
+
+    async def on_round_message(self, event: Received) -> None:
+        if self._shell is not None:
+            await self._shell.feed(event)
+
+    # --- the run ---
+
+    async def drive(self) -> None:
+        """To the end, whatever it is; the end is durable and published."""
+        if self.book.end is not None:
+            return
+        try:
+            await self._approvals()
+            self.state = "running"
+            await (self._aggregate() if isinstance(self.job, AggregateJob) else self._train(self.job))
+            end = RunState(self.id, "finished", len(self.book.results))
+        except SmpcError as error:
+            log.warning("run failed", run=self.id.hex(), error=error.code)
+            end = RunState(self.id, "failed", len(self.book.results), error.code, str(error))
+        await self.finish(end)
+
+    async def finish(self, end: RunState) -> None:
+        await self.node.journal.append(self._stream, "end", encode(end))
+        self.book.end, self.state = end, end.state
+        await self.publish(self, end, self.book.values[-1] if self.book.values else self.book.first_model)
+
+    async def _approvals(self) -> None:
+        """Until every owner that is there has decided; those that are absent are not waited for very long."""
+        began = time.monotonic()
+        patience = min(self.policy.round_deadline, LONGEST_WAIT_FOR_ABSENT)
+        for owner in self.cohort:
+            await self.node.tell(owner, JobOffer(self.id, self.book.start))
+        while True:
+            self._answered.clear()
+            open_ = [o for o in self.cohort if self._status(o) not in ("approved", "rejected")]
+            absent = [o for o in open_ if not self.node.connected(o)]
+            if not open_ or (len(absent) == len(open_) and time.monotonic() - began > patience):
+                break
+            self.waiting_for = ", ".join(o for o in open_ if self._status(o) == "pending")
+            if self.waiting_for:
+                await self.publish(self, RunState(self.id, "waiting", 0, text=f"approval of {self.waiting_for}"), b"")
+            try:
+                await asyncio.wait_for(self._answered.wait(), 0.5 if absent else 5.0)
+            except TimeoutError:
+                continue
+        approved = [o for o in self.cohort if self._status(o) == "approved"]
+        rejected = [self._answers[o] for o in self.cohort if self._status(o) == "rejected"]
+        needed = len(self.cohort) if isinstance(self.job, AggregateJob) and rejected else self.policy.k_min
+        if len(approved) < needed:
+            raise self._refused(approved, rejected)
+        self.missing = {o: a.reason for o, a in self._answers.items() if a.status == "rejected"}
+        self.missing |= {o: "not connected when the run began" for o in self.cohort if o not in self._answers}
+
+    def _status(self, owner: str) -> str:
+        return self._answers[owner].status if owner in self._answers else ""
+
+    def _refused(self, approved: list[str], rejected: list[JobAnswer]) -> SmpcError:
+        said = "; ".join(
+            f"{owner}: {self._answers[owner].reason or self._status(owner)}" if owner in self._answers
+            else f"{owner}: not connected"
+            for owner in self.cohort if owner not in approved
+        )  # fmt: skip
+        codes = {answer.code for answer in rejected}
+        code = codes.pop() if len(codes) == 1 and rejected else ("JobNotApproved" if rejected else "Unavailable")
+        return from_code(code or JobNotApproved.__name__, f"{len(approved)} owners can take part: {said}")
+
+    async def _train(self, job: TrainJob) -> None:
+        layout = layout_of(job.plan)
+        stopper = Stopper(job.stop)
+        model = np.frombuffer(self.book.values[-1] if self.book.values else self.book.first_model, np.float32)
+        while len(self.book.results) < job.rounds:
+            number, began = len(self.book.results) + 1, time.time()
+            reason = stopper.should_stop([result.metrics for result in self.book.results])
+            if reason is not None:
+                log.info("stopped early", run=self.id.hex(), rounds=number - 1)
+                return
+            work, released, attempts = await self._round(train_round(number), model.tobytes())
+            mean = self._read(work, released)
+            model = apply(job.strategy, model, mean.mean, layout)
+            metrics, curves = dict(mean.metrics), {}
+            uploaded = dict(released.uploaded)
+            last = number == job.rounds
+            if job.evaluation is not None and (number % job.evaluation.every == 0 or last):
+                work_e, released_e, more = await self._round(evaluation_round(number), model.tobytes())
+                evaluated = self._read(work_e, released_e)
+                metrics |= read_evaluation(evaluated.mean, work_e.layout.payload)
+                uploaded = {o: uploaded.get(o, 0) + released_e.uploaded.get(o, 0) for o in self.cohort}
+                attempts += more - 1
+            result = self._result(
+                work, released, mean, number, metrics, curves, uploaded, time.time() - began, attempts
+            )
+            await self._keep(result, model.tobytes(), number)
+
+    async def _aggregate(self) -> None:
+        if self.book.results:
+            return
+        began = time.time()
+        work, released, attempts = await self._round(0, b"")
+        mean = self._read(work, released)
+        assert isinstance(self.job, AggregateJob)
+        value = mean.mean if self.job.reduce == "mean" else mean.sum
+        result = self._result(
+            work, released, mean, 1, {}, {}, dict(released.uploaded), time.time() - began, attempts
+        )  # fmt: skip
+        await self._keep(result, np.asarray(value, np.float64).tobytes(), 1)
+
+    def _read(self, work: Work, released: Released) -> Aggregate:
+        fixed = self._numbers(work).fixed_point
+        return disassemble(fixed.decode(released.total), work.layout)
+
+    def _result(
+        self, work: Work, released: Released, mean: Aggregate, number: int, metrics: dict[str, float],
+        curves: dict[str, list[float]], uploaded: dict[str, int], seconds: float, attempts: int,
+    ) -> RoundResult:  # fmt: skip
+        included = [entry.owner for entry in released.agreed]
+        missing = {o: self.missing.get(o, "its report was not complete at the deadline") for o in self.cohort}
+        missing |= {owner: str(error) for owner, error in released.refusals.items()}
+        numbers = self._numbers(work)
+        return RoundResult(
+            run=self.id,
+            number=number,
+            metrics=metrics,
+            seconds=seconds,
+            uploaded=uploaded,
+            included=included,
+            missing={o: why for o, why in missing.items() if o not in included},
+            total_weight=mean.total_weight,
+            clipped=mean.clipped,
+            worst_error=numbers.worst_error,
+            attempts=attempts,
+            ring_bits=numbers.ring_bits,
+            curves=curves,
+        )
+
+    async def _keep(self, result: RoundResult, value: bytes, number: int) -> None:
+        """Result and model are durable; only then are the round's partial sums erased."""
+        await self.node.journal.append_all(self._stream, [("result", encode(result)), ("value", value)])
+        self.book.results.append(result)
+        self.book.values.append(value)
+        for round_number in (train_round(number), evaluation_round(number)):
+            for stream in self.node.journal.streams(f"round/{self.id.hex()}/{round_number}/"):
+                await self.node.journal.erase(stream)
+        await self.publish(self, result, value)
+
+    # --- one round, attempt after attempt ---
+
+    async def _round(self, round_number: int, model: bytes) -> tuple[Work, Released, int]:
+        """(its work, its release, the attempts that it took)."""
+        work = work_of(self.job, purpose_of(self.job, round_number))
+        while True:
+            attempt = await self._attempt(round_number)
+            outcome = await self._run_attempt(work, attempt, model)
+            if isinstance(outcome, Released):
+                await self._close(True)
+                return work, outcome, attempt.attempt + 1
+            if not outcome.aborts or attempt.attempt + 1 >= self.policy.attempts:
+                await self._close(False)
+                raise outcome.error
+            log.warning("attempt given up", run=self.id.hex(), round=round_number, error=outcome.error.code)
+            await self._note(Attempt(
+                round_number, attempt.attempt + 1, self._present(), self._aggregators(), list(outcome.aborts)
+            ))  # fmt: skip
+
+    async def _attempt(self, round_number: int) -> Attempt:
+        """The attempt that is under way, or the first one."""
+        of_round = [attempt for attempt in self.book.attempts if attempt.round == round_number]
+        if not of_round:
+            return await self._note(Attempt(round_number, 0, self._present(), self._aggregators(), []))
+        return of_round[-1]
+
+    async def _note(self, attempt: Attempt) -> Attempt:
+        await self.node.journal.append(self._stream, "attempt", msgspec.msgpack.encode(attempt))
+        self.book.attempts.append(attempt)
+        return attempt
+
+    def _present(self) -> list[str]:
+        """The approved owners that the roster still has: a revocation counts from the next attempt on."""
+        members = {member.id for member in self.node.party.membership.owners}
+        return [o for o in self.cohort if self._status(o) == "approved" and o in members]
+
+    def _aggregators(self) -> list[str]:
+        return sorted(member.id for member in self.node.party.membership.aggregators)
+
+    async def _run_attempt(self, work: Work, attempt: Attempt, model: bytes) -> Released | GivenUp:
+        if len(attempt.cohort) < self.policy.k_min:
+            raise CohortTooSmall(f"{len(attempt.cohort)} owners are left, k_min is {self.policy.k_min}: add owners")
+        plan = RoundPlan(
+            self.id, attempt.round, attempt.attempt, work.purpose, tuple(attempt.cohort), tuple(attempt.aggregators),
+            work.layout.length, self._numbers(work), work.clip, work.max_samples, self.policy.k_min,
+            self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, model,
+            tuple(attempt.aborts),
+        )  # fmt: skip
+        done: asyncio.Future[Released | GivenUp] = asyncio.get_running_loop().create_future()
+
+        async def finished(outcome: Released | GivenUp) -> None:
+            if not done.done():
+                done.set_result(outcome)
+
+        def build(records: Sequence[Any]) -> CoordinatorRound:
+            return CoordinatorRound.restore(self.node.party, plan, records, entropy=self.node.entropy)
+
+        shell = RoundShell(
+            stream=f"round/{self.id.hex()}/{attempt.round}/{attempt.attempt}",
+            journal=self.node.journal,
+            build=build,
+            send=self.node.send,
+            finished=finished,
+        )
+        self._shell = shell
+        await shell.start()
+        return await done
+
+    async def _close(self, released: bool) -> None:
+        """Owners may erase their upload; aggregators that were away get their receipt when they are back."""
+        shell, self._shell = self._shell, None
+        if shell is None:
+            return
+        machine = shell.machine
+        assert isinstance(machine, CoordinatorRound)
+        for owner in machine.plan.cohort:
+            await self.node.tell(owner, RoundClosed(machine.manifest_hash or bytes(32), released))
+        self._closing = [*self._closing[-7:], shell]

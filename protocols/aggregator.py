@@ -1,0 +1,487 @@
+"""An aggregator's part in one attempt at one round, without I/O.
+
+    state      event                     next       what is said, after what is durable
+    ─────────  ────────────────────────  ─────────  ──────────────────────────────────────────────
+    EMPTY      PrekeyRequest             PREPARED   Prepared -> Prekey
+    PREPARED   ManifestOffer             OPEN       Accepted -> Endorsement
+    OPEN       SeedReport, VectorReport  OPEN       ShareTaken -> Receipt
+    OPEN       all in, FreezeRequest,    FROZEN     Frozen -> FrozenList
+               deadline
+    FROZEN     FrozenLists               VOTED      Voted -> Vote (for S, or an abort)
+    VOTED      Votes, all for S          RELEASED   Released -> PartialSum
+    VOTED      Votes with an abort       ABORTED    Aborted -> AttemptAborted
+    EMPTY…     AbortRequest              ABORTED    Aborted -> AttemptAborted (not after a vote for S)
+    FROZEN
+    RELEASED   ReleaseReceipt            CLOSED     Closed, secrets erased
+
+Everything is idempotent: a message that comes again gets the same answer again; in a later state a `ManifestOffer` gets
+everything that was said since. `TRANSITIONS` is this table as data; the documentation's diagram is drawn from it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import (
+    DecryptionFailed,
+    Equivocation,
+    MalformedMessage,
+    ManifestRefused,
+    ReportTooLate,
+    RoundAborted,
+    SmpcError,
+    UnknownMember,
+    WrongRole,
+)
+from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols.codec import decode
+from smpc_fl.protocols.commands import (
+    Command,
+    EraseSecrets,
+    Event,
+    Finished,
+    PeerUp,
+    Persist,
+    Received,
+    Send,
+    Start,
+    Tick,
+    WakeAt,
+)
+from smpc_fl.protocols.envelopes import Channel
+from smpc_fl.protocols.manifest import Rules
+from smpc_fl.protocols.messages import (
+    AbortRequest,
+    AttemptAborted,
+    Endorsement,
+    Entry,
+    FreezeRequest,
+    FrozenList,
+    FrozenLists,
+    Manifest,
+    ManifestOffer,
+    Message,
+    PartialSum,
+    Prekey,
+    PrekeyRequest,
+    Receipt,
+    Refusal,
+    ReleaseReceipt,
+    SeedReport,
+    Signed,
+    VectorReport,
+    Vote,
+    Votes,
+)
+from smpc_fl.protocols.party import Party
+from smpc_fl.protocols.records import (
+    Aborted,
+    Accepted,
+    Closed,
+    Frozen,
+    Prepared,
+    Record,
+    Released,
+    ShareTaken,
+    Voted,
+)
+from smpc_fl.ring import ring
+from smpc_fl.sealing import KeyPair
+from smpc_fl.secret import Secret
+from smpc_fl.shares import Context, add_seed_into, carrier, commitment, report_id
+
+
+class State(Enum):
+    EMPTY = "empty"
+    PREPARED = "prepared"
+    OPEN = "open"
+    FROZEN = "frozen"
+    VOTED = "voted"
+    RELEASED = "released"
+    ABORTED = "aborted"
+    CLOSED = "closed"
+
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    (State.EMPTY, "PrekeyRequest"): State.PREPARED,
+    (State.PREPARED, "ManifestOffer"): State.OPEN,
+    (State.OPEN, "report"): State.OPEN,
+    (State.OPEN, "freeze"): State.FROZEN,
+    (State.FROZEN, "FrozenLists"): State.VOTED,
+    (State.VOTED, "Votes: all for S"): State.RELEASED,
+    (State.VOTED, "Votes: an abort"): State.ABORTED,
+    (State.EMPTY, "AbortRequest"): State.ABORTED,
+    (State.PREPARED, "AbortRequest"): State.ABORTED,
+    (State.OPEN, "AbortRequest"): State.ABORTED,
+    (State.FROZEN, "AbortRequest"): State.ABORTED,
+    (State.RELEASED, "ReleaseReceipt"): State.CLOSED,
+}
+
+_SPOKEN_BY_COORDINATOR = (
+    PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, AbortRequest, ReleaseReceipt
+)  # fmt: skip
+
+
+class AggregatorRound:
+    """One (run, round, attempt) at one aggregator."""
+
+    def __init__(
+        self, party: Party, rules: Rules, key: tuple[bytes, int, int], *, coordinator: str, entropy: Entropy
+    ) -> None:
+        self.party, self.rules, self.key, self.coordinator = party, rules, key, coordinator
+        self.state = State.EMPTY
+        self.manifest: Manifest | None = None
+        self.manifest_hash = b""
+        self._entropy = entropy
+        self._prekey: KeyPair | None = None
+        self._shares: dict[str, ShareTaken] = {}
+        self._entries: list[Entry] = []
+        self._vote: Voted | None = None
+        self._abort_reason = ""
+
+    # --- durable state: everything below `apply` follows from the records alone ---
+
+    @classmethod
+    def restore(
+        cls,
+        party: Party,
+        rules: Rules,
+        key: tuple[bytes, int, int],
+        records: Sequence[Record],
+        *,
+        coordinator: str,
+        entropy: Entropy,
+    ) -> AggregatorRound:
+        """The machine as it was when the last of `records` became durable."""
+        machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy)
+        for record in records:
+            machine._apply(record)
+        return machine
+
+    def _apply(self, record: Record) -> None:
+        match record:
+            case Prepared(private=private):
+                self.state, self._prekey = State.PREPARED, KeyPair.from_private(Secret(private))
+            case Accepted(manifest=signed):
+                self.state, self.manifest_hash = State.OPEN, manifests.manifest_hash(signed)
+                self.manifest = decode(signed.body, Manifest)
+            case ShareTaken(owner=owner):
+                self._shares[owner] = record
+            case Frozen(entries=entries):
+                self.state, self._entries = State.FROZEN, entries
+            case Voted():
+                self.state, self._vote = State.VOTED, record
+            case Released():
+                self.state = State.RELEASED
+            case Aborted(reason=reason):
+                self.state, self._abort_reason = State.ABORTED, reason
+                self._forget()
+            case _:
+                assert isinstance(record, Closed)
+                self.state = State.CLOSED
+                self._forget()
+
+    def _forget(self) -> None:
+        self._prekey, self._shares = None, {}
+
+    def _keep(self, record: Record) -> Persist:
+        self._apply(record)
+        return Persist(record)
+
+    # --- events ---
+
+    def receive(self, event: Event, now: float) -> list[Command]:
+        """What to do about one event. Refusals of a peer's message are answered to the peer; our own bugs raise."""
+        match event:
+            case Start():
+                return self._wake()
+            case Tick():
+                return self._tick(now)
+            case PeerUp():
+                return []
+            case Received(sender=sender, message=message, attachment=attachment):
+                try:
+                    return self._message(sender, message, attachment, now)
+                except SmpcError as error:
+                    about = getattr(message, "manifest_hash", b"")
+                    refusal = Refusal(error.code, str(error.message), error.phase or self.state.value, about)
+                    return [Send(sender, self.party.sign(refusal))]
+            case _:
+                raise TypeError(f"an aggregator gets no {type(event).__name__}")
+
+    def _wake(self) -> list[Command]:
+        if self.state in (State.ABORTED, State.CLOSED):
+            return [EraseSecrets()]  # a crash may have come between the record and the erasure
+        return [WakeAt(self.manifest.deadline)] if self.manifest and self.state is State.OPEN else []
+
+    def _tick(self, now: float) -> list[Command]:
+        if self.state is State.OPEN and self.manifest and now >= self.manifest.deadline:
+            return self._freeze()
+        return self._wake()
+
+    def _message(self, sender: str, message: Message, attachment: object, now: float) -> list[Command]:
+        if isinstance(message, _SPOKEN_BY_COORDINATOR) and sender != self.coordinator:
+            raise WrongRole("only the coordinator says this", peer=sender, phase=self.state.value)
+        match message:
+            case PrekeyRequest():
+                return self._prekey_request()
+            case ManifestOffer(manifest=signed):
+                return self._offer(signed, now)
+            case SeedReport() | VectorReport():
+                return self._report(sender, message, attachment)
+            case FreezeRequest():
+                self._bound(message.manifest_hash)
+                return self._freeze() if self.state is State.OPEN else self._since_freeze()
+            case FrozenLists():
+                self._bound(message.manifest_hash)
+                return self._lists(message)
+            case Votes():
+                self._bound(message.manifest_hash)
+                return self._votes(message)
+            case AbortRequest():
+                return self._abort_request()
+            case ReleaseReceipt():
+                self._bound(message.manifest_hash)
+                return self._receipt()
+            case _:
+                raise MalformedMessage(
+                    f"an aggregator takes no {type(message).__name__}", peer=sender, phase=self.state.value
+                )
+
+    def _bound(self, hash_: bytes) -> None:
+        if self.manifest is None or hash_ != self.manifest_hash:
+            raise ManifestRefused("this is about a manifest that this aggregator has not accepted")
+
+    def _say(self, message: Message, attachment: bytes | None = None) -> Send:
+        return Send(self.coordinator, self.party.sign(message), attachment)
+
+    # --- manifest ---
+
+    def _prekey_request(self) -> list[Command]:
+        if self.state is State.ABORTED:
+            return [self._aborted()]
+        commands: list[Command] = []
+        if self.state is State.EMPTY:
+            commands.append(self._keep(Prepared(KeyPair.generate(self._entropy).private.reveal())))
+        if self._prekey is None:
+            raise ManifestRefused("this attempt is closed")
+        return [*commands, self._say(Prekey(*self.key, self._prekey.public))]
+
+    def _offer(self, signed: Signed, now: float) -> list[Command]:
+        if self.state is State.ABORTED:
+            return [self._aborted()]
+        if self.manifest is not None:
+            if manifests.manifest_hash(signed) != self.manifest_hash:
+                raise Equivocation(
+                    "another manifest for a (run, round, attempt) that has one",
+                    peer=signed.sender,
+                    phase=manifests.PHASE,
+                )
+            return [self._say(Endorsement(self.manifest_hash)), *self._since_freeze()]
+        manifest = manifests.check(signed, self.party, self.rules, now=now)
+        if (manifest.run, manifest.round, manifest.attempt) != self.key:
+            raise ManifestRefused("the manifest is of another round or attempt", peer=signed.sender)
+        own = manifests.prekeys(manifest, self.party).get(self.party.id)
+        if self._prekey is None or own != self._prekey.public:
+            raise ManifestRefused("the manifest does not carry this aggregator's prekey", peer=signed.sender)
+        return [
+            self._keep(Accepted(signed)),
+            self._say(Endorsement(self.manifest_hash)),
+            WakeAt(manifest.deadline),
+        ]
+
+    # --- reports ---
+
+    def _report(self, owner: str, message: SeedReport | VectorReport, attachment: object) -> list[Command]:
+        self._bound(message.manifest_hash)
+        manifest = self.manifest
+        assert manifest is not None
+        aggregators = manifests.aggregator_ids(manifest)
+        if owner not in manifest.cohort:
+            raise UnknownMember("not in this round's cohort", peer=owner, phase="report")
+        if len(message.commitments) != len(aggregators):
+            raise MalformedMessage("a report needs one commitment for each aggregator", peer=owner, phase="report")
+        id_ = report_id(message.commitments)
+        receipt = Send(owner, self.party.sign(Receipt(self.manifest_hash, owner, id_)))
+        taken = self._taken(owner)
+        if taken is not None:
+            if taken != id_:
+                raise Equivocation("another report where one was taken: the first counts", peer=owner, phase="report")
+            return [receipt]
+        if self.state is not State.OPEN:
+            raise ReportTooLate("the list of this round's reports is frozen", peer=owner, phase="report")
+        carries = carrier(owner, manifest.cohort, manifest.round, aggregators) == self.party.id
+        if carries != isinstance(message, VectorReport):
+            raise MalformedMessage(
+                "this owner's vector goes to its carrier, and only there", peer=owner, phase="report"
+            )
+        share, blinder = self._open(owner, message, id_, attachment)
+        own = message.commitments[aggregators.index(self.party.id)]
+        if commitment(blinder, share) != own:
+            raise DecryptionFailed("a share does not match its commitment", peer=owner, phase="report")
+        if isinstance(message, VectorReport):
+            self._check_receipts(owner, message, id_)
+        commands: list[Command] = [self._keep(ShareTaken(owner, id_, share, carries)), receipt]
+        if len(self._shares) == len(manifest.cohort):
+            commands += self._freeze()
+        return commands
+
+    def _taken(self, owner: str) -> bytes | None:
+        """The report id that this aggregator took from `owner`, also after the shares were erased."""
+        if owner in self._shares:
+            return self._shares[owner].report_id
+        return next((entry.report_id for entry in self._entries if entry.owner == owner), None)
+
+    def _open(
+        self, owner: str, message: SeedReport | VectorReport, id_: bytes, attachment: object
+    ) -> tuple[bytes, bytes]:
+        """(share, blinder) of a sealed report."""
+        assert self.manifest is not None and self._prekey is not None
+        channel = Channel(
+            own_private=self._prekey.private,
+            peer_public=message.ephemeral,
+            sender=self.party.key_of(owner, "owner"),
+            receiver=self.party.identity.public,
+            manifest_hash=self.manifest_hash,
+            about=id_,
+        )
+        if isinstance(message, SeedReport):
+            return channel.open_seed(message.sealed)
+        size = self.manifest.dimension * ring(self.manifest.ring_bits).itemsize
+        if not isinstance(attachment, bytes | bytearray | memoryview):
+            raise MalformedMessage("a vector report comes with the share attached", peer=owner, phase="report")
+        return channel.open_vector(message.sealed, attachment, size)
+
+    def _check_receipts(self, owner: str, message: VectorReport, id_: bytes) -> None:
+        """What the carrier acknowledges is complete everywhere: it wants every seed holder's receipt."""
+        assert self.manifest is not None
+        for signed in message.receipts:
+            receipt = self.party.open(signed, Receipt, "aggregator", phase="report")
+            if (receipt.manifest_hash, receipt.owner, receipt.report_id) != (self.manifest_hash, owner, id_):
+                raise MalformedMessage("a receipt is of another report", peer=owner, phase="report")
+        others = [a for a in manifests.aggregator_ids(self.manifest) if a != self.party.id]
+        if sorted(signed.sender for signed in message.receipts) != others:
+            raise MalformedMessage("the vector needs the receipt of every seed holder", peer=owner, phase="report")
+
+    # --- agreement ---
+
+    def _freeze(self) -> list[Command]:
+        entries = sorted(Entry(owner, taken.report_id) for owner, taken in self._shares.items())
+        return [self._keep(Frozen(entries)), *self._since_freeze()]
+
+    def _since_freeze(self) -> list[Command]:
+        """All that was said from the freeze on, said again."""
+        commands: list[Command] = []
+        if self.state in (State.FROZEN, State.VOTED, State.RELEASED):
+            commands.append(self._say(FrozenList(self.manifest_hash, self._entries)))
+        if self.state in (State.VOTED, State.RELEASED) and self._vote:
+            commands.append(self._say(Vote(self.manifest_hash, self._vote.choice, self._vote.reason)))
+        if self.state is State.RELEASED:
+            commands.append(self._release())
+        return commands
+
+    def _lists(self, message: FrozenLists) -> list[Command]:
+        manifest = self.manifest
+        assert manifest is not None
+        if self.state is not State.FROZEN:
+            if self.state is State.OPEN:
+                raise ManifestRefused("this aggregator has not frozen its own list yet")
+            return self._since_freeze()
+        lists: dict[str, set[Entry]] = {}
+        for signed in message.lists:
+            frozen = self.party.open(signed, FrozenList, "aggregator", phase="agree")
+            if frozen.manifest_hash != self.manifest_hash:
+                raise MalformedMessage("a list is of another manifest", peer=signed.sender, phase="agree")
+            if any(entry.owner not in manifest.cohort for entry in frozen.entries):
+                raise MalformedMessage("a list names an owner outside the cohort", peer=signed.sender, phase="agree")
+            if lists.setdefault(signed.sender, set(frozen.entries)) != set(frozen.entries):
+                raise Equivocation("two different final lists", peer=signed.sender, phase="agree")
+        if sorted(lists) != manifests.aggregator_ids(manifest):
+            raise MalformedMessage("the lists of exactly all aggregators are needed", phase="agree")
+        if lists[self.party.id] != set(self._entries):
+            raise Equivocation("a list was given out in this aggregator's name", phase="agree")
+        agreed = sorted(set.intersection(*lists.values()))
+        if len(agreed) < manifest.k_min:
+            reason = f"{len(agreed)} complete reports, k_min is {manifest.k_min}"
+            return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
+        choice = manifests.set_hash(self.manifest_hash, agreed)
+        return [self._keep(Voted(choice, agreed, "")), *self._since_freeze()]
+
+    def _votes(self, message: Votes) -> list[Command]:
+        manifest = self.manifest
+        assert manifest is not None
+        if self.state is State.ABORTED:
+            return [self._aborted()]
+        if self.state is not State.VOTED:
+            if self.state in (State.OPEN, State.FROZEN):
+                raise ManifestRefused("this aggregator has not voted yet")
+            return self._since_freeze()
+        assert self._vote is not None
+        choices: dict[str, bytes] = {self.party.id: self._vote.choice}
+        for signed in message.votes:
+            vote = self.party.open(signed, Vote, "aggregator", phase="vote")
+            if vote.manifest_hash != self.manifest_hash:
+                raise MalformedMessage("a vote is of another manifest", peer=signed.sender, phase="vote")
+            if choices.setdefault(signed.sender, vote.choice) != vote.choice:
+                raise Equivocation("two different votes", peer=signed.sender, phase="vote")
+        members = manifests.aggregator_ids(manifest)
+        if any(sender not in members for sender in choices):
+            raise MalformedMessage("a vote of an aggregator outside this round", phase="vote")
+        if b"" in choices.values():
+            return self._abort("an aggregator voted to abort")
+        if len(set(choices.values())) > 1:
+            # Two sets were voted for, so neither can ever have all votes: nothing is released, and that is final.
+            named = ", ".join(sorted(name for name in choices if choices[name] != self._vote.choice))
+            return self._abort(f"the aggregators voted for different sets: {named} against {self.party.id}")
+        if sorted(choices) != members:
+            raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
+        return [self._keep(Released(self._vote.choice)), *self._since_freeze()]
+
+    def _release(self) -> Send:
+        """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
+        manifest, vote = self.manifest, self._vote
+        assert manifest is not None and vote is not None
+        of = ring(manifest.ring_bits)
+        total = of.zeros(manifest.dimension)
+        for entry in vote.agreed:
+            taken = self._shares[entry.owner]
+            if taken.carried:
+                of.add_into(total, of.from_bytes(taken.share, manifest.dimension))
+            else:
+                add_seed_into(total, taken.share, of, Context(self.manifest_hash, entry.owner), self.party.id)
+        ephemeral = KeyPair.generate(self._entropy)
+        channel = Channel(
+            own_private=ephemeral.private,
+            peer_public=manifest.coordinator_key,
+            sender=self.party.identity.public,
+            receiver=self.party.key_of(self.coordinator, "coordinator"),
+            manifest_hash=self.manifest_hash,
+            about=vote.choice,
+        )
+        sealed = channel.seal_partial(of.to_bytes(total))
+        return self._say(PartialSum(self.manifest_hash, vote.choice, ephemeral.public), sealed)
+
+    # --- ends ---
+
+    def _abort_request(self) -> list[Command]:
+        if self.state is State.ABORTED:
+            return [self._aborted()]
+        if self.state is State.VOTED and self._vote and self._vote.choice == b"":
+            return self._abort(self._vote.reason)
+        if self.state in (State.VOTED, State.RELEASED, State.CLOSED):
+            # One that voted for S is bound to it; one that has released cannot abort: it says again what it said.
+            return self._since_freeze()
+        return self._abort("the coordinator gave the attempt up")
+
+    def _abort(self, reason: str) -> list[Command]:
+        return [self._keep(Aborted(reason)), EraseSecrets(), self._aborted(), Finished(RoundAborted(reason))]
+
+    def _aborted(self) -> Send:
+        return self._say(AttemptAborted(*self.key, self._abort_reason))
+
+    def _receipt(self) -> list[Command]:
+        if self.state is not State.RELEASED:
+            return []
+        return [self._keep(Closed()), EraseSecrets(), Finished(None)]

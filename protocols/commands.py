@@ -1,0 +1,105 @@
+"""What a state machine asks of the process around it, and what it is told.
+
+`receive(event, now) -> list[Command]`: the shell carries the commands out in order, and each to its end before the next.
+That order is the safety argument: a `Persist` that stands before a `Send` is durable before a byte of the message leaves.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from smpc_fl.errors import SmpcError
+from smpc_fl.protocols.messages import Message, Signed
+
+# --- commands -----------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Persist:
+    """Append a record (`records.py`) to this round's journal, durably."""
+
+    record: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class EraseSecrets:
+    """Delete from this round's journal, beyond recovery, every record whose kind is marked secret (`records.py`)."""
+
+
+@dataclass(frozen=True)
+class Send:
+    """Send an envelope, and what is attached to it, to one member. Lost when there is no connection: machines send
+    again on `PeerUp`."""
+
+    to: str
+    signed: Signed
+    attachment: bytes | bytearray | memoryview | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class WakeAt:
+    """Deliver a `Tick` at this time (seconds since the epoch), or soon after."""
+
+    time: float
+
+
+@dataclass(frozen=True)
+class Compute:
+    """To an owner's shell: run the approved job on this model; answer with `Computed` or `ComputeFailed`."""
+
+    model: bytes = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Finished:
+    """The machine has come to its end; `outcome` is role-specific."""
+
+    outcome: Any = field(repr=False)
+
+
+Command = Persist | EraseSecrets | Send | WakeAt | Compute | Finished
+
+# --- events -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Start:
+    """Begin, or go on after a restart: the first event that a machine gets."""
+
+
+@dataclass(frozen=True)
+class Received:
+    """A message whose envelope the shell has verified: it is from roster member `sender`."""
+
+    sender: str
+    message: Message
+    signed: Signed
+    attachment: bytes | bytearray | memoryview | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True)
+class PeerUp:
+    """A connection to this member is there (again): what it may have missed is sent again."""
+
+    peer: str
+
+
+@dataclass(frozen=True)
+class Tick:
+    """Time has passed."""
+
+
+@dataclass(frozen=True)
+class Computed:
+    """The owner's secure vector, float64[dimension], weighed and clipped (`learning.update`)."""
+
+    vector: Any = field(repr=False)
+
+
+@dataclass(frozen=True)
+class ComputeFailed:
+    error: SmpcError
+
+
+Event = Start | Received | PeerUp | Tick | Computed | ComputeFailed

@@ -1,0 +1,470 @@
+"""The coordinator's part in one attempt at one round, without I/O.
+
+    state       event                        next        what is said, after what is durable
+    ──────────  ───────────────────────────  ──────────  ────────────────────────────────────────────────
+    PREPARING   Prekey of every aggregator   ENDORSING   Opened, Made -> ManifestOffer to every aggregator
+    ENDORSING   Endorsement of every one     COLLECTING  RoundOffer to every owner, the model attached
+    COLLECTING  every owner has settled      COLLECTING  FreezeRequest to every aggregator
+    COLLECTING  FrozenList of every one      AGREEING    FrozenLists to every aggregator
+    AGREEING    Vote of every one, all S     RELEASING   Agreed -> Votes to every aggregator
+    RELEASING   PartialSum of every one      DONE        PartialTaken -> ReleaseReceipt to every aggregator
+    before      a refusal, too few owners,   ABORTING    AbortRequest to every aggregator
+    RELEASING   an abort vote, out of time
+    ABORTING    AttemptAborted of every one  GIVEN_UP    (the next attempt's manifest carries the aborts)
+    ABORTING    Vote of every one, all S     RELEASING   votes for S oblige each to release: no abort any more
+
+The coordinator only carries the aggregators' signed statements; it cannot make one, and what it holds back costs time,
+never secrecy. After a restart it offers its manifest again, and gets everything that was said since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import (
+    CohortTooSmall,
+    Equivocation,
+    MalformedMessage,
+    RoundAborted,
+    SmpcError,
+    Unavailable,
+    from_code,
+)
+from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols.codec import decode
+from smpc_fl.protocols.commands import (
+    Command,
+    Event,
+    Finished,
+    PeerUp,
+    Persist,
+    Received,
+    Send,
+    Start,
+    Tick,
+    WakeAt,
+)
+from smpc_fl.protocols.envelopes import Channel
+from smpc_fl.protocols.manifest import Numbers
+from smpc_fl.protocols.messages import (
+    PROTOCOL_VERSION,
+    AbortRequest,
+    AttemptAborted,
+    Endorsement,
+    Entry,
+    FreezeRequest,
+    FrozenList,
+    FrozenLists,
+    Manifest,
+    ManifestOffer,
+    Message,
+    PartialSum,
+    Prekey,
+    PrekeyRequest,
+    Refusal,
+    ReleaseReceipt,
+    Reported,
+    RoundOffer,
+    Signed,
+    Vote,
+    Votes,
+)
+from smpc_fl.protocols.party import Party
+from smpc_fl.protocols.records import Agreed, Made, Opened, PartialTaken, Record
+from smpc_fl.ring import ring
+from smpc_fl.sealing import KeyPair
+from smpc_fl.secret import Secret
+
+
+class State(Enum):
+    PREPARING = "preparing"
+    ENDORSING = "endorsing"
+    COLLECTING = "collecting"
+    AGREEING = "agreeing"
+    RELEASING = "releasing"
+    DONE = "done"
+    ABORTING = "aborting"
+    GIVEN_UP = "given up"
+
+
+TRANSITIONS: dict[tuple[State, str], State] = {
+    (State.PREPARING, "Prekeys of all"): State.ENDORSING,
+    (State.ENDORSING, "Endorsements of all"): State.COLLECTING,
+    (State.COLLECTING, "FrozenLists of all"): State.AGREEING,
+    (State.AGREEING, "Votes of all, for S"): State.RELEASING,
+    (State.RELEASING, "PartialSums of all"): State.DONE,
+    (State.PREPARING, "refusal or time"): State.ABORTING,
+    (State.ENDORSING, "refusal or time"): State.ABORTING,
+    (State.COLLECTING, "too few or time"): State.ABORTING,
+    (State.AGREEING, "abort vote or time"): State.ABORTING,
+    (State.ABORTING, "Votes of all, for S"): State.RELEASING,
+    (State.ABORTING, "aborts of all, or time"): State.GIVEN_UP,
+}
+
+
+@dataclass(frozen=True)
+class RoundPlan:
+    """What the run wants of this attempt. `seconds`: until the deadline; `patience`: seconds that an aggregator may be
+    away in any phase before the attempt is given up. `model`: float32 bytes for the owners."""
+
+    run: bytes
+    round: int
+    attempt: int
+    purpose: str
+    cohort: tuple[str, ...]
+    aggregators: tuple[str, ...]
+    dimension: int
+    numbers: Numbers
+    clip: float
+    max_samples: int
+    k_min: int
+    seconds: float
+    patience: float
+    job_digest: bytes
+    model: bytes = field(repr=False)
+    aborts: tuple[Signed, ...] = ()
+
+
+@dataclass(frozen=True)
+class Released:
+    """The sum over S in the ring, and the books of the round. `refusals`: what an owner's refusal said, by owner."""
+
+    total: Any = field(repr=False)
+    agreed: tuple[Entry, ...]
+    refusals: Mapping[str, SmpcError]
+    uploaded: Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class GivenUp:
+    """No release, ever, of this attempt. `aborts`: complete when another attempt may follow, else empty."""
+
+    error: SmpcError
+    aborts: tuple[Signed, ...]
+
+
+class CoordinatorRound:
+    """One (run, round, attempt) at the coordinator."""
+
+    def __init__(self, party: Party, plan: RoundPlan, *, entropy: Entropy) -> None:
+        self.party, self.plan = party, plan
+        self.state = State.PREPARING
+        self.manifest: Manifest | None = None
+        self.manifest_hash = b""
+        self.reported: dict[str, int] = {}
+        self.refusals: dict[str, SmpcError] = {}
+        self._entropy = entropy
+        self._key: KeyPair | None = None
+        self._signed: Signed | None = None
+        self._said: dict[type[Message], dict[str, Signed]] = {
+            kind: {} for kind in (Prekey, Endorsement, FrozenList, Vote, AttemptAborted)
+        }
+        self._partials: dict[str, bytes] = {}
+        self._agreed: list[Entry] = []
+        self._asked_freeze = False
+        self._why: SmpcError | None = None
+        self._until = 0.0
+
+    # --- durable state ---
+
+    @classmethod
+    def restore(cls, party: Party, plan: RoundPlan, records: Sequence[Record], *, entropy: Entropy) -> CoordinatorRound:
+        """The machine as it was when the last of `records` became durable; signed statements are asked for again."""
+        machine = cls(party, plan, entropy=entropy)
+        for record in records:
+            machine._apply(record)
+        return machine
+
+    def _apply(self, record: Record) -> None:
+        match record:
+            case Opened(private=private):
+                self._key = KeyPair.from_private(Secret(private))
+            case Made(manifest=signed):
+                self.state, self._signed = State.ENDORSING, signed
+                self.manifest, self.manifest_hash = decode(signed.body, Manifest), manifests.manifest_hash(signed)
+            case Agreed(entries=entries):
+                self.state, self._agreed = State.RELEASING, entries
+            case _:
+                assert isinstance(record, PartialTaken)
+                self._partials[record.aggregator] = record.total
+                if self._partials_complete:
+                    self.state = State.DONE
+
+    def _keep(self, record: Record) -> Persist:
+        self._apply(record)
+        return Persist(record)
+
+    # --- events ---
+
+    def receive(self, event: Event, now: float) -> list[Command]:
+        """What to do about one event. A peer's false statement is dropped; the phase's patience deals with silence."""
+        match event:
+            case Start():
+                self._until = max(now, self.manifest.deadline if self.manifest else now) + self.plan.patience
+                if self.state is State.DONE:
+                    return self._done()
+                commands: list[Command] = []
+                if self._key is None:
+                    commands.append(self._keep(Opened(KeyPair.generate(self._entropy).private.reveal())))
+                return [*commands, *self._say_again(self.plan.aggregators), WakeAt(self._until)]
+            case PeerUp(peer=peer):
+                return self._say_again([peer])
+            case Tick():
+                return self._tick(now)
+            case Received():
+                try:
+                    commands = self._message(event)
+                except SmpcError:
+                    return []  # relayed to nobody; the sender's own refusals tell people, silence is dealt with in time
+                return [*commands, *self._advance(now)]
+            case _:
+                raise TypeError(f"a coordinator gets no {type(event).__name__}")
+
+    def _to_all(self, message: Message) -> list[Command]:
+        signed = self.party.sign(message)
+        return [Send(aggregator, signed) for aggregator in self.plan.aggregators]
+
+    def _say_again(self, peers: Sequence[str]) -> list[Command]:
+        """What these peers may have missed, in this state."""
+        commands: list[Command] = []
+        for peer in peers:
+            if peer in self.plan.aggregators:
+                commands += [Send(peer, self.party.sign(message)) for message in self._to_aggregator()]
+            elif self.state is State.COLLECTING and peer in self.plan.cohort and not self._settled(peer):
+                commands.append(self._offer(peer))
+        return commands
+
+    def _to_aggregator(self) -> list[Message]:
+        plan = self.plan
+        match self.state:
+            case State.PREPARING:
+                return [PrekeyRequest(plan.run, plan.round, plan.attempt)]
+            case State.DONE:
+                return [ReleaseReceipt(self.manifest_hash)]
+            case State.ABORTING:
+                return [AbortRequest(plan.run, plan.round, plan.attempt)]
+            case State.GIVEN_UP:
+                return []
+            case _:
+                assert self._signed is not None
+                offer: list[Message] = [ManifestOffer(self._signed)]
+                if self.state in (State.AGREEING, State.RELEASING) and self._all(FrozenList):
+                    offer.append(FrozenLists(self.manifest_hash, self._all(FrozenList)))
+                if self.state is State.RELEASING and self._all(Vote):
+                    offer.append(Votes(self.manifest_hash, self._all(Vote)))
+                return offer
+
+    def _all(self, kind: type[Message]) -> list[Signed]:
+        """Every aggregator's statement of this kind, sorted by id; empty while one is missing."""
+        said = self._said[kind]
+        return [said[a] for a in self.plan.aggregators] if len(said) == len(self.plan.aggregators) else []
+
+    def _settled(self, owner: str) -> bool:
+        return owner in self.reported or owner in self.refusals
+
+    def _tick(self, now: float) -> list[Command]:
+        if now < self._until or self.state in (State.DONE, State.GIVEN_UP):
+            return [] if self.state in (State.DONE, State.GIVEN_UP) else [WakeAt(self._until)]
+        missing = self._missing()
+        error = Unavailable(
+            f"no answer from {', '.join(missing)} for {self.plan.patience:.0f} s: see its log, start it again",
+            phase=self.state.value,
+        )
+        if self.state in (State.ABORTING, State.RELEASING):
+            # A vote for S binds, and an abort needs every aggregator: one that stays away ends the run, not the rule.
+            self.state = State.GIVEN_UP
+            return [Finished(GivenUp(self._why or error, ()))]
+        return self._abort(error, now)
+
+    def _missing(self) -> list[str]:
+        kind = {
+            State.PREPARING: Prekey, State.ENDORSING: Endorsement, State.COLLECTING: FrozenList,
+            State.AGREEING: Vote, State.ABORTING: AttemptAborted,
+        }.get(self.state)  # fmt: skip
+        have = self._said[kind] if kind else self._partials
+        return [a for a in self.plan.aggregators if a not in have]
+
+    # --- messages ---
+
+    def _message(self, event: Received) -> list[Command]:
+        sender, message = event.sender, event.message
+        if sender in self.plan.cohort:
+            match message:
+                case Reported(manifest_hash=hash_, uploaded=uploaded) if hash_ == self.manifest_hash:
+                    self.reported[sender] = uploaded
+                case Refusal(about=hash_) if hash_ == self.manifest_hash:
+                    self.refusals[sender] = from_code(message.code, message.text, peer=sender, phase=message.phase)
+            return []
+        if sender not in self.plan.aggregators:
+            raise MalformedMessage("not of this round", peer=sender)
+        match message:
+            case Prekey() if self.state is State.PREPARING and self._is_this(message):
+                self._said[Prekey][sender] = event.signed
+            case AttemptAborted() if self._is_this(message):
+                self._said[AttemptAborted][sender] = event.signed
+            case Endorsement() | FrozenList() | Vote() if message.manifest_hash == self.manifest_hash:
+                before = self._said[type(message)].setdefault(sender, event.signed)
+                if before != event.signed:
+                    raise Equivocation("two different statements of one kind", peer=sender)
+            case PartialSum() if message.manifest_hash == self.manifest_hash:
+                return self._partial(sender, message, event.attachment)
+            case Refusal() if self.state in (State.PREPARING, State.ENDORSING):
+                self._why = from_code(message.code, message.text, peer=sender, phase=message.phase)
+        return []
+
+    def _is_this(self, message: Prekey | AttemptAborted) -> bool:
+        plan = self.plan
+        return (message.run, message.round, message.attempt) == (plan.run, plan.round, plan.attempt)
+
+    def _partial(self, sender: str, message: PartialSum, attachment: object) -> list[Command]:
+        manifest = self.manifest
+        if self.state is not State.RELEASING or sender in self._partials or manifest is None or self._key is None:
+            return []
+        choice = manifests.set_hash(self.manifest_hash, self._agreed)
+        if message.set_hash != choice or not isinstance(attachment, bytes | bytearray | memoryview):
+            raise MalformedMessage("a partial sum over another set, or none at all", peer=sender, phase="release")
+        channel = Channel(
+            own_private=self._key.private,
+            peer_public=message.ephemeral,
+            sender=self.party.key_of(sender, "aggregator"),
+            receiver=self.party.identity.public,
+            manifest_hash=self.manifest_hash,
+            about=choice,
+        )
+        size = manifest.dimension * ring(manifest.ring_bits).itemsize
+        taken = self._keep(PartialTaken(sender, channel.open_partial(attachment, size)))
+        return [taken, *self._done()] if self._partials_complete else [taken]
+
+    @property
+    def _partials_complete(self) -> bool:
+        return len(self._partials) == len(self.plan.aggregators)
+
+    # --- progress ---
+
+    def _advance(self, now: float) -> list[Command]:
+        commands: list[Command] = []
+        while step := self._step(now):
+            commands += step
+        return commands
+
+    def _step(self, now: float) -> list[Command]:
+        """One transition of the table, if its condition holds."""
+        match self.state:
+            case State.PREPARING | State.ENDORSING if self._why is not None:
+                return self._abort(self._why, now)
+            case State.PREPARING if self._all(Prekey):
+                return [*self._make(now), WakeAt(self._until)]
+            case State.ENDORSING if self._all(Endorsement):
+                self.state = State.COLLECTING
+                return [self._offer(owner) for owner in self.plan.cohort if not self._settled(owner)]
+            case State.COLLECTING:
+                return self._collecting(now)
+            case State.AGREEING | State.ABORTING if self._said[Vote]:
+                return self._voting(now)
+            case State.ABORTING if self._all(AttemptAborted):
+                self.state = State.GIVEN_UP
+                error = self._why or RoundAborted("the aggregators aborted the attempt")
+                return [Finished(GivenUp(error, tuple(self._all(AttemptAborted))))]
+            case _:
+                return []
+
+    def _make(self, now: float) -> list[Command]:
+        plan, numbers = self.plan, self.plan.numbers
+        assert self._key is not None
+        manifest = Manifest(
+            version=PROTOCOL_VERSION,
+            federation=self.party.federation,
+            roster_hash=self.party.membership.roster_hash,
+            run=plan.run,
+            round=plan.round,
+            attempt=plan.attempt,
+            purpose=plan.purpose,
+            coordinator=self.party.id,
+            coordinator_key=self._key.public,
+            cohort=list(plan.cohort),
+            aggregators=self._all(Prekey),
+            dimension=plan.dimension,
+            ring_bits=numbers.ring_bits,
+            fractional_bits=numbers.fractional_bits,
+            clip=plan.clip,
+            max_samples=plan.max_samples,
+            k_min=plan.k_min,
+            deadline=now + plan.seconds,
+            job_digest=plan.job_digest,
+            model_digest=manifests.model_digest(plan.model),
+            privacy="none",
+            worst_error=numbers.worst_error,
+            aborts=list(plan.aborts),
+        )
+        self._until = manifest.deadline + plan.patience
+        made = self._keep(Made(self.party.sign(manifest)))
+        assert self._signed is not None
+        return [made, *self._to_all(ManifestOffer(self._signed))]
+
+    def _offer(self, owner: str) -> Send:
+        assert self._signed is not None
+        return Send(owner, self.party.sign(RoundOffer(self._signed, self._all(Endorsement))), self.plan.model)
+
+    def _collecting(self, now: float) -> list[Command]:
+        if self._all(FrozenList):
+            self.state = State.AGREEING
+            return self._to_all(FrozenLists(self.manifest_hash, self._all(FrozenList)))
+        if self._said[AttemptAborted]:
+            return self._abort(RoundAborted("an aggregator aborted the attempt"), now)
+        if len(self.plan.cohort) - len(self.refusals) < self.plan.k_min:
+            return self._abort(self._too_few(), now)
+        if not self._asked_freeze and all(self._settled(owner) for owner in self.plan.cohort):
+            self._asked_freeze = True
+            return self._to_all(FreezeRequest(self.manifest_hash))
+        return []
+
+    def _too_few(self) -> SmpcError:
+        """One error for all refusals: their own class when they agree, with every owner's sentence."""
+        said = "; ".join(f"{owner}: {error.message}" for owner, error in sorted(self.refusals.items()))
+        kinds = {type(error) for error in self.refusals.values()}
+        kind = kinds.pop() if len(kinds) == 1 else CohortTooSmall
+        return kind(f"fewer than k_min = {self.plan.k_min} owners can take part: {said}", phase="collecting")
+
+    def _voting(self, now: float) -> list[Command]:
+        """All for one S: release. An abort, or two sets: relay what was said, so that nobody waits, and give up."""
+        said = [self._said[Vote][a] for a in self.plan.aggregators if a in self._said[Vote]]
+        votes = [decode(signed.body, Vote) for signed in said]
+        against = next((vote.reason for vote in votes if vote.choice == b""), None)
+        if against is None and len({vote.choice for vote in votes}) > 1:
+            against = "the aggregators voted for different sets"
+        if against is not None:
+            self._said[Vote] = {}
+            return [*self._to_all(Votes(self.manifest_hash, said)), *self._abort(self._reason(against), now)]
+        if len(said) < len(self.plan.aggregators) or not self._all(FrozenList):
+            return []
+        lists = [set(decode(signed.body, FrozenList).entries) for signed in self._all(FrozenList)]
+        agreed = sorted(set.intersection(*lists))
+        if manifests.set_hash(self.manifest_hash, agreed) != votes[0].choice:
+            return []  # a list that came is not the one that was voted on; patience, then the aborts, end it
+        self._until = now + self.plan.patience
+        return [self._keep(Agreed(agreed)), *self._to_all(Votes(self.manifest_hash, said)), WakeAt(self._until)]
+
+    def _reason(self, against: str) -> SmpcError:
+        return self._too_few() if self.refusals else CohortTooSmall(f"no release: {against}", phase="vote")
+
+    def _abort(self, why: SmpcError, now: float) -> list[Command]:
+        """Ask every aggregator for its signed abort; `why` is what the run reports."""
+        if self.state is State.ABORTING:
+            return []
+        self.state, self._why, self._until = State.ABORTING, why, now + self.plan.patience
+        plan = self.plan
+        return [*self._to_all(AbortRequest(plan.run, plan.round, plan.attempt)), WakeAt(self._until)]
+
+    def _done(self) -> list[Command]:
+        """The outcome, once every partial sum is durable."""
+        plan = self.plan
+        of = ring(plan.numbers.ring_bits)
+        total = of.zeros(plan.dimension)
+        for partial in self._partials.values():
+            of.add_into(total, of.from_bytes(partial, plan.dimension))
+        outcome = Released(total, tuple(self._agreed), dict(self.refusals), dict(self.reported))
+        return [*self._to_all(ReleaseReceipt(self.manifest_hash)), Finished(outcome)]

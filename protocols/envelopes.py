@@ -1,0 +1,76 @@
+"""What is sealed in a round, and under which key: one key for each (sender, receiver, manifest, report, kind of message).
+
+An owner's share travels under a key agreed between the owner's ephemeral key of this report and the aggregator's prekey
+of this attempt; a partial sum under one between the aggregator's ephemeral key and the coordinator's key of this attempt.
+All of these keys are erased at close, which is what makes the traffic unreadable afterwards (forward secrecy).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from smpc_fl.errors import DecryptionFailed
+from smpc_fl.identity import PublicIdentity
+from smpc_fl.sealing import channel_key, open_small, open_stream, seal_small, seal_stream, sealed_stream_length
+from smpc_fl.secret import Secret
+
+SEED_BYTES = 32
+BLINDER_BYTES = 32
+
+
+@dataclass(frozen=True)
+class Channel:
+    """The keys between two members for one report id (or set hash) `about` of one manifest. `own_private` and
+    `peer_public` are X25519 keys, `sender` and `receiver` the Ed25519 identities that they were signed by."""
+
+    own_private: Secret
+    peer_public: bytes
+    sender: PublicIdentity
+    receiver: PublicIdentity
+    manifest_hash: bytes
+    about: bytes
+
+    def _key(self, kind: str) -> bytes:
+        return channel_key(
+            self.own_private,
+            self.peer_public,
+            sender=self.sender,
+            receiver=self.receiver,
+            manifest_hash=self.manifest_hash,
+            about=self.about,
+            kind=kind,
+        )
+
+    def seal_seed(self, seed: bytes, blinder: bytes) -> bytes:
+        return seal_small(self._key("owner>aggregator seed"), seed + blinder)
+
+    def open_seed(self, sealed: bytes) -> tuple[bytes, bytes]:
+        """(seed, blinder), 32 bytes each."""
+        opened = open_small(self._key("owner>aggregator seed"), sealed)
+        if len(opened) != SEED_BYTES + BLINDER_BYTES:
+            raise DecryptionFailed("a sealed seed has the wrong length", phase="report")
+        return opened[:SEED_BYTES], opened[SEED_BYTES:]
+
+    def seal_vector(self, share: bytes, blinder: bytes) -> tuple[bytes, bytes]:
+        """(sealed blinder, sealed share)."""
+        stream = seal_stream(self._key("owner>aggregator vector"), share, self.manifest_hash)
+        return seal_small(self._key("owner>aggregator blinder"), blinder), b"".join(stream)
+
+    def open_vector(self, sealed: bytes, attachment: bytes | bytearray | memoryview, size: int) -> tuple[bytes, bytes]:
+        """(share of `size` bytes, blinder)."""
+        blinder = open_small(self._key("owner>aggregator blinder"), sealed)
+        if len(blinder) != BLINDER_BYTES:
+            raise DecryptionFailed("a sealed blinder has the wrong length", phase="report")
+        share = open_stream(self._key("owner>aggregator vector"), attachment, self.manifest_hash, size)
+        return bytes(share), blinder
+
+    def seal_partial(self, total: bytes) -> bytes:
+        return b"".join(seal_stream(self._key("aggregator>coordinator partial"), total, self.manifest_hash))
+
+    def open_partial(self, attachment: bytes | bytearray | memoryview, size: int) -> bytes:
+        return bytes(open_stream(self._key("aggregator>coordinator partial"), attachment, self.manifest_hash, size))
+
+
+def sealed_size(size: int) -> int:
+    """Bytes of a sealed share or partial sum of `size` bytes."""
+    return sealed_stream_length(size)

@@ -1,0 +1,239 @@
+"""The manifest: how the coordinator makes it, and the rules by which every other node checks it.
+
+There is no negotiation: a node takes the manifest as it is or refuses it with the reason, so there is nothing to downgrade.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from smpc_fl.errors import (
+    AggregatorsNotPinned,
+    BadSignature,
+    CohortTooSmall,
+    ManifestRefused,
+    PrecisionTooLow,
+    VersionMismatch,
+)
+from smpc_fl.fixed_point import FixedPoint, check_capacity, largest_fractional_bits, worst_error
+from smpc_fl.hashing import digest
+from smpc_fl.protocols.messages import (
+    PROTOCOL_VERSION,
+    AttemptAborted,
+    Endorsement,
+    Entry,
+    Manifest,
+    Prekey,
+    Signed,
+)
+from smpc_fl.protocols.party import Party
+from smpc_fl.ring import ring
+
+PHASE = "manifest"
+LONGEST_ROUND = 7 * 24 * 3600.0
+"""Seconds that a deadline may lie ahead: a manifest does not hold a node's secrets for ever."""
+
+
+def manifest_hash(signed: Signed) -> bytes:
+    """The 32 bytes that everything in an attempt is bound to: over the coordinator's very bytes."""
+    return digest("smpc-fl/1 manifest", signed.sender.encode(), signed.body)
+
+
+def set_hash(manifest: bytes, agreed: Sequence[Entry]) -> bytes:
+    """hash(manifest ‖ S) over the sorted list, not an XOR of hashes, so that no other list can be made to match."""
+    parts = [part for entry in sorted(agreed) for part in (entry.owner.encode(), entry.report_id)]
+    return digest("smpc-fl/1 set", manifest, *parts)
+
+
+def model_digest(model: bytes | bytearray | memoryview) -> bytes:
+    """Over the model's float32 little-endian bytes; an aggregate has the empty model."""
+    return digest("smpc-fl/1 model", bytes(model))
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """How a secure vector is encoded, as the manifest states it."""
+
+    ring_bits: int
+    fractional_bits: int
+    worst_error: float
+
+    @property
+    def fixed_point(self) -> FixedPoint:
+        return FixedPoint(ring(self.ring_bits), self.fractional_bits)
+
+
+def least_weight(k_min: int, max_samples: int) -> float:
+    """The smallest Σw that a release can have: k_min owners of one row each."""
+    return k_min / max_samples
+
+
+def choose_numbers(
+    *, owners: int, clip: float, max_samples: int, k_min: int, tolerance: float, ring_bits: int | None
+) -> Numbers:
+    """The ring and scale for a round: the bits asked for, else 32, else 64 where the tolerance needs it.
+
+    Raises `PrecisionTooLow`, naming the bits that would do, when none that may be used will."""
+    tried: list[Numbers] = []
+    for bits in (ring_bits,) if ring_bits else (32, 64):
+        fractional = largest_fractional_bits(ring(bits), owners, clip)
+        error = worst_error(fractional, owners, least_weight(k_min, max_samples))
+        tried.append(Numbers(bits, fractional, error))
+        if error <= tolerance:
+            return tried[-1]
+    last = tried[-1]
+    if last.ring_bits == 32:
+        wider = largest_fractional_bits(ring(64), owners, clip)
+        if worst_error(wider, owners, least_weight(k_min, max_samples)) <= tolerance:
+            raise PrecisionTooLow(
+                f"with ring_bits=32 a decoded mean could be off by {last.worst_error:.3g}, over the job's tolerance of "
+                f"{tolerance:.3g}: use ring_bits=64, a smaller clip, or a smaller max_samples",
+                phase=PHASE,
+            )
+    raise PrecisionTooLow(
+        f"a decoded mean could be off by {last.worst_error:.3g}, over the job's tolerance of {tolerance:.3g}, even with "
+        f"ring_bits=64: use a smaller clip or max_samples, or a larger tolerance",
+        phase=PHASE,
+    )
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What an owner knows about a round before any manifest comes: the approved job, read by this owner itself."""
+
+    purpose: str
+    job_digest: bytes
+    dimension: int
+    clip: float
+    max_samples: int
+    tolerance: float
+
+
+@dataclass(frozen=True)
+class Rules:
+    """A node's own policy. `aggregators`: the pinned set, or None to go by the roster (aggregators do)."""
+
+    k_min: int
+    aggregators: frozenset[str] | None = None
+
+
+def aggregator_ids(manifest: Manifest) -> list[str]:
+    return [signed.sender for signed in manifest.aggregators]
+
+
+def prekeys(manifest: Manifest, party: Party) -> dict[str, bytes]:
+    """Each aggregator's prekey, its signature verified and bound to this (run, round, attempt)."""
+    found: dict[str, bytes] = {}
+    for signed in manifest.aggregators:
+        prekey = party.open(signed, Prekey, "aggregator", phase=PHASE)
+        if (prekey.run, prekey.round, prekey.attempt) != (manifest.run, manifest.round, manifest.attempt):
+            raise ManifestRefused("a prekey belongs to another round or attempt", peer=signed.sender, phase=PHASE)
+        found[signed.sender] = prekey.public
+    return found
+
+
+def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest:
+    """The manifest in an envelope, if it keeps every rule that does not need the job. Raises the rule's own error."""
+    manifest = party.open(signed, Manifest, "coordinator", phase=PHASE)
+    who = signed.sender
+
+    def refuse(why: str) -> ManifestRefused:
+        return ManifestRefused(why, peer=who, phase=PHASE)
+
+    if manifest.version != PROTOCOL_VERSION:
+        raise VersionMismatch(
+            f"the manifest is of protocol version {manifest.version}, this node speaks {PROTOCOL_VERSION}: "
+            f"run the same release everywhere",
+            peer=who,
+            phase=PHASE,
+        )
+    if manifest.federation != party.federation or manifest.coordinator != who:
+        raise refuse("the manifest is of another federation or coordinator")
+    if manifest.roster_hash != party.membership.roster_hash:
+        raise refuse("the manifest goes by another roster than this node: bring both to the newest signed version")
+    cohort, aggregators = manifest.cohort, aggregator_ids(manifest)
+    if cohort != sorted(set(cohort)) or aggregators != sorted(set(aggregators)):
+        raise refuse("cohort and aggregators must be sorted, without doubles")
+    for owner in cohort:
+        party.key_of(owner, "owner")
+    if rules.aggregators is not None and frozenset(aggregators) != rules.aggregators:
+        raise AggregatorsNotPinned(
+            f"the manifest names the aggregators {', '.join(aggregators)}, this node has pinned "
+            f"{', '.join(sorted(rules.aggregators))}: nothing is sent to others; change the pinned set in the "
+            f"configuration if you trust the new one",
+            peer=who,
+            phase=PHASE,
+        )
+    prekeys(manifest, party)
+    if manifest.k_min < rules.k_min or len(cohort) < manifest.k_min:
+        raise CohortTooSmall(
+            f"the manifest has k_min = {manifest.k_min} and a cohort of {len(cohort)}, this node's floor is "
+            f"{rules.k_min}: add owners, or agree on a lower floor",
+            peer=who,
+            phase=PHASE,
+        )
+    if not now < manifest.deadline <= now + LONGEST_ROUND:
+        raise refuse("the deadline has passed, or lies more than a week ahead: check the clocks")
+    fixed = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits)
+    check_capacity(fixed.ring, fixed.fractional_bits, len(cohort), manifest.clip)
+    stated = worst_error(fixed.fractional_bits, len(cohort), least_weight(manifest.k_min, manifest.max_samples))
+    if manifest.worst_error < stated:
+        raise refuse("the manifest states a smaller decoding error than its scale gives")
+    _check_aborts(manifest, party)
+    return manifest
+
+
+def _check_aborts(manifest: Manifest, party: Party) -> None:
+    """An attempt after the first needs every aggregator's signed abort of the one before: two sums never both exist."""
+    if manifest.attempt == 0:
+        if manifest.aborts:
+            raise ManifestRefused("a first attempt carries no aborts", peer=manifest.coordinator, phase=PHASE)
+        return
+    before = (manifest.run, manifest.round, manifest.attempt - 1)
+    for signed in manifest.aborts:
+        aborted = party.open(signed, AttemptAborted, "aggregator", phase=PHASE)
+        if (aborted.run, aborted.round, aborted.attempt) != before:
+            raise ManifestRefused("an abort is of another attempt", peer=signed.sender, phase=PHASE)
+    if [signed.sender for signed in manifest.aborts] != aggregator_ids(manifest):
+        raise ManifestRefused(
+            "a new attempt must carry the abort of every aggregator of the last one, sorted by id",
+            peer=manifest.coordinator,
+            phase=PHASE,
+        )
+
+
+def check_against_job(manifest: Manifest, expected: Expected) -> None:
+    """An owner's further rules: the manifest must be the approved job's, in every number."""
+    if manifest.worst_error > expected.tolerance:
+        raise PrecisionTooLow(
+            f"the manifest allows a decoding error of {manifest.worst_error:.3g}, the job {expected.tolerance:.3g}",
+            peer=manifest.coordinator,
+            phase=PHASE,
+        )
+    stated = (
+        manifest.purpose, manifest.job_digest, manifest.dimension, manifest.clip, manifest.max_samples
+    )  # fmt: skip
+    approved = (
+        expected.purpose, expected.job_digest, expected.dimension, expected.clip, expected.max_samples
+    )  # fmt: skip
+    names = ("purpose", "job digest", "dimension", "clip", "max_samples")
+    for name, said, own in zip(names, stated, approved, strict=True):
+        if said != own:
+            raise ManifestRefused(
+                f"the manifest's {name} is not that of the approved job", peer=manifest.coordinator, phase=PHASE
+            )
+
+
+def check_endorsements(endorsements: Sequence[Signed], manifest: Manifest, hash_: bytes, party: Party) -> None:
+    """An owner sends nothing before it holds every aggregator's signature on this manifest's hash."""
+    for signed in endorsements:
+        endorsed = party.open(signed, Endorsement, "aggregator", phase=PHASE)
+        if endorsed.manifest_hash != hash_:
+            raise ManifestRefused("an aggregator endorsed another manifest", peer=signed.sender, phase=PHASE)
+    if sorted(signed.sender for signed in endorsements) != aggregator_ids(manifest):
+        raise BadSignature(
+            "the manifest is not endorsed by exactly its aggregators: no share leaves",
+            peer=manifest.coordinator,
+            phase=PHASE,
+        )

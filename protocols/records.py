@@ -1,0 +1,119 @@
+"""What each role writes to its journal before it speaks: a machine is rebuilt from these records alone.
+
+A record's class name is its kind in the journal. Kinds in `SECRET` hold round secrets (prekeys, shares, seeds, encoded
+updates): they are erased when the round closes.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from smpc_fl.protocols.messages import Entry, Hash, Id, Key, Signed
+
+
+class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}>"
+
+
+# --- aggregator ---
+
+
+class Prepared(Record, frozen=True):
+    """The private half of this attempt's prekey."""
+
+    private: Key
+
+
+class Accepted(Record, frozen=True):
+    """The one manifest of this (run, round, attempt)."""
+
+    manifest: Signed
+
+
+class ShareTaken(Record, frozen=True):
+    """An owner's share: a 32-byte seed, or at its carrier the vector's bytes."""
+
+    owner: Id
+    report_id: Hash
+    share: bytes
+    carried: bool
+
+
+class Frozen(Record, frozen=True):
+    entries: list[Entry]
+
+
+class Voted(Record, frozen=True):
+    """`choice` as in `Vote`; `agreed`: S, empty for an abort."""
+
+    choice: bytes
+    agreed: list[Entry]
+    reason: str
+
+
+class Released(Record, frozen=True):
+    set_hash: Hash
+
+
+class Aborted(Record, frozen=True):
+    reason: str
+
+
+class Closed(Record, frozen=True):
+    """The coordinator has receipted the release, or the abort is final: nothing secret is left."""
+
+
+# --- owner ---
+
+
+class Reporting(Record, frozen=True):
+    """All of a report, before its first byte leaves: encoded update, seeds by aggregator, blinders in the aggregators'
+    order, the private half of the ephemeral key."""
+
+    encoded: bytes
+    seeds: dict[str, Annotated[bytes, Meta(min_length=32, max_length=32)]]
+    blinders: list[Key]
+    ephemeral: Key
+
+
+class Done(Record, frozen=True):
+    """How the owner's part ended: reported with this id, or refused for this reason (a code and a text)."""
+
+    report_id: bytes
+    code: str
+    text: str
+
+
+# --- coordinator ---
+
+
+class Opened(Record, frozen=True):
+    """The private half of the key that this attempt's partial sums are sealed to."""
+
+    private: Key
+
+
+class Made(Record, frozen=True):
+    manifest: Signed
+
+
+class Agreed(Record, frozen=True):
+    """S, as every aggregator voted for it."""
+
+    entries: list[Entry]
+
+
+class PartialTaken(Record, frozen=True):
+    """One aggregator's partial sum, opened; durable before its release is receipted."""
+
+    aggregator: Id
+    total: bytes
+
+
+SECRET = frozenset({"Prepared", "ShareTaken", "Reporting", "Opened", "PartialTaken"})
+
+KINDS: dict[str, type[Record]] = {kind.__name__: kind for kind in Record.__subclasses__()}

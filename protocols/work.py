@@ -1,0 +1,120 @@
+"""What a job wants of each kind of round: the layout of the secure vector, its bounds, and every owner's weight.
+
+The coordinator makes manifests from it, and each owner checks them against its own reading of the approved bytes.
+
+Round numbers: training round k (from 1) is round 2(k-1), its evaluation round 2(k-1)+1; an aggregate is round 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from smpc_fl.errors import IsolationRefused, ManifestRefused, WeightOutOfRange
+from smpc_fl.jobs import AggregateJob, Job, TrainJob, job_digest
+from smpc_fl.learning.evaluation import evaluation_layout
+from smpc_fl.learning.update import VectorLayout, row_weight
+from smpc_fl.plans.layout import layout_of, loss_of
+from smpc_fl.protocols.manifest import Expected
+
+Purpose = Literal["train", "evaluate", "aggregate"]
+TRAIN_METRICS = ("loss",)
+
+
+def train_round(number: int) -> int:
+    """The protocol round of training round `number` (from 1)."""
+    return 2 * (number - 1)
+
+
+def evaluation_round(number: int) -> int:
+    return 2 * (number - 1) + 1
+
+
+def purpose_of(job: Job, round_number: int) -> Purpose:
+    """What round `round_number` of `job` is for; `ManifestRefused` past the job's last round."""
+    if isinstance(job, AggregateJob):
+        if round_number == 0:
+            return "aggregate"
+    elif round_number < 2 * max(job.rounds, 1):
+        if round_number % 2 == 0 and job.rounds:
+            return "train"
+        if round_number % 2 == 1 and job.evaluation is not None:
+            return "evaluate"
+    raise ManifestRefused(f"the approved job has no round {round_number}", phase="offer")
+
+
+@dataclass(frozen=True)
+class Work:
+    """One kind of round of one job. `clip` bounds every payload slot; "norm" clips the L2 norm, "saturate" each element."""
+
+    purpose: Purpose
+    layout: VectorLayout
+    clip: float
+    max_samples: int
+    mode: Literal["norm", "saturate"]
+    tolerance: float
+    ring_bits: Literal[32, 64] | None
+
+    def expected(self, digest: bytes) -> Expected:
+        """What an owner holds a manifest against."""
+        return Expected(self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance)
+
+
+def work_of(job: Job, purpose: Purpose) -> Work:
+    """The round's layout and bounds, from nothing but the job."""
+    if isinstance(job, AggregateJob):
+        layout = VectorLayout(math.prod(job.shape), ())
+        return Work(
+            purpose, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits
+        )  # fmt: skip
+    rows = _max_samples(job)
+    if purpose == "train":
+        layout = VectorLayout(layout_of(job.plan).size, TRAIN_METRICS)
+        return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits)
+    assert job.evaluation is not None
+    names = evaluation_layout(loss_of(job.plan), job.evaluation.bins)
+    layout = VectorLayout(len(names), ())
+    return Work(purpose, layout, 1.0, job.max_samples, "saturate", job.tolerance, job.ring_bits)
+
+
+def expected_of(job_bytes: bytes, job: Job, round_number: int) -> Expected:
+    return work_of(job, purpose_of(job, round_number)).expected(job_digest(job_bytes))
+
+
+def _max_samples(job: TrainJob) -> int:
+    return job.max_samples if job.strategy.weights == "rows" else 1
+
+
+def _resolution(job: AggregateJob) -> int:
+    """1 / the least weight that an owner may have, in whole numbers: what `max_samples` is for row counts."""
+    if job.weights is not None:
+        return math.ceil(1 / min(job.weights))
+    return job.max_samples if job.reduce == "mean" else 1
+
+
+def check_weights(weights: Sequence[float] | None, cohort: Sequence[str]) -> None:
+    """Given weights must leave nobody alone: one for each owner, and none over half of the sum.
+
+    Raises `IsolationRefused` or `WeightOutOfRange`; owners check it again on the approved bytes."""
+    if weights is None:
+        return
+    if len(weights) != len(cohort):
+        raise WeightOutOfRange(f"{len(weights)} weights for a cohort of {len(cohort)} owners: give one for each owner")
+    if max(weights) > math.fsum(weights) / 2:
+        raise IsolationRefused("one weight is over half of the sum: the result would tell on one owner")
+
+
+def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], rows: int) -> float:
+    """An owner's weight in (0, 1]: rows / max_samples, 1, or the researcher's for this owner.
+
+    Raises `WeightOutOfRange` (also for no rows at all)."""
+    by_rows = row_weight(rows, job.max_samples)
+    if isinstance(job, AggregateJob):
+        if job.weights is not None:
+            return job.weights[sorted(cohort).index(owner)]
+        return by_rows if job.reduce == "mean" else 1.0
+    if purpose == "evaluate" or job.strategy.weights == "rows":
+        return by_rows
+    return 1.0
