@@ -62,7 +62,8 @@ class _Node(_Table, frozen=True, kw_only=True, tag_field="role"):
     plaintext: Annotated[
         str,
         Meta(
-            description=f'Only if this node must talk ws:// beyond this machine: write, in words, "{PLAINTEXT_WORDS}".'
+            description="Only if this node must talk ws:// beyond this machine: say so, in these very words.",
+            examples=[PLAINTEXT_WORDS],
         ),
     ] = ""
     log: Annotated[
@@ -128,7 +129,9 @@ class DatasetConfig(_Table, frozen=True, kw_only=True):
     inputs: Annotated[
         tuple[str, ...],
         Meta(
-            max_length=65536, description='Columns of the tensor "x", in order. Without: tensors as the file has them.'
+            max_length=65536,
+            description='Columns of the tensor "x", in order. Without: tensors as the file has them.',
+            examples=[["age", "pressure"]],
         ),
     ] = ()
     target: Annotated[str, Meta(description='Column of the tensor "y".', examples=["ill"])] = ""

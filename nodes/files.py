@@ -1,0 +1,77 @@
+"""Small files that must be whole, and secret ones that only this user reads."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+from smpc_fl.errors import ConfigInvalid
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _write_all(descriptor: int, data: bytes) -> None:
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Makes a file that is not there yet. Raises `ConfigInvalid` if it is, or cannot be written."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+        _write_all(descriptor, data)
+        _sync_folder(path.parent)
+    except FileExistsError:
+        raise ConfigInvalid(
+            f"{path} exists already and is not overwritten: move it away or choose another name"
+        ) from None
+    except OSError as error:
+        raise ConfigInvalid(f"{path} cannot be written: {error.strerror}") from None
+
+
+def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
+    """Writes a file as a whole: after a crash there is the old one or the new one. Raises `ConfigInvalid`."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial.unlink(missing_ok=True)
+        _write_all(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
+        os.replace(partial, path)
+        _sync_folder(path.parent)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise ConfigInvalid(f"{path} cannot be written: {error.strerror}") from None
+
+
+def read(path: Path, what: str, remedy: str, limit: int = 1 << 22) -> bytes:
+    """A small file's bytes. Raises `ConfigInvalid` saying what the file should have been and where it comes from."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: {what} cannot be read: {error.strerror}. {remedy}") from None
+    if len(data) > limit:
+        raise ConfigInvalid(f"{path}: over {limit} bytes, so it is not {what}. {remedy}")
+    return data
+
+
+def private_folder(path: Path) -> Path:
+    """The folder, made with mode 0700, or one that nobody else may read. Raises `ConfigInvalid`."""
+    try:
+        path.mkdir(parents=True, exist_ok=True, mode=0o700)
+        mode = stat.S_IMODE(path.stat().st_mode)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: a node's home cannot be made: {error.strerror}") from None
+    if mode & 0o077:
+        raise ConfigInvalid(f"{path}: a node's home must be closed to others: run `chmod 700 {path}`")
+    return path
