@@ -1,0 +1,32 @@
+"""The server's step: from the model and the weighted mean of the owners' updates to the next model. NumPy only.
+
+Buffers (batch norm's running statistics, frozen weights) are averaged whatever the strategy: model + mean of changes.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+
+from smpc_fl.errors import NotFinite, ShapeMismatch
+from smpc_fl.jobs import FedAvg, FedSGD
+from smpc_fl.plans.layout import Layout, Vector
+
+
+def apply(
+    strategy: FedAvg | FedSGD, model: Vector, mean: npt.NDArray[np.float64], layout: Layout
+) -> npt.NDArray[np.float32]:
+    """float32[d], the next model; computed in float64, rounded once.
+
+    FedAvg (McMahan et al. 2017, Algorithm 1): θ + server_lr · mean of changes. FedSGD (section 2): θ - lr · mean of
+    gradients. Raises `ShapeMismatch`; `NotFinite` when the step leaves float32."""
+    layout.check(model)
+    if mean.shape != model.shape:
+        raise ShapeMismatch(f"the mean update has shape {mean.shape}, the model {model.shape}")
+    rate = strategy.server_lr if isinstance(strategy, FedAvg) else -strategy.lr
+    step = np.where(layout.trained(), rate * mean, mean)
+    with np.errstate(over="ignore"):  # an overflow is reported below, by name
+        following = (model.astype(np.float64) + step).astype(np.float32)
+    if not np.isfinite(following).all():
+        raise NotFinite("the next model holds NaN or infinity: lower the learning rate")
+    return following

@@ -1,0 +1,131 @@
+"""A plan on the wire: strict, canonical JSON that a person can read, and that needs no torch to be read.
+
+    {"version": 1, "loss": "cross_entropy",
+     "layout": [{"name": "fc1.weight", "shape": [100, 10], "kind": "parameter"}, …],
+     "inputs": {"dtype": "float32", "shape": [10]}, "targets": {"dtype": "int64", "shape": []}, "prediction": [10],
+     "train": {"nodes": [["linear", "aten.linear.default", ["$x", "@fc1.weight", "@fc1.bias"], {}], …],
+               "loss": "%cross_entropy_loss", "prediction": "%linear_1"},
+     "evaluate": {…}}
+
+Shapes leave the first dimension (rows) out. An argument is a number, a truth value, null, a list of those, or a text
+whose first character says what it is: `%node` an earlier node, `@part` a tensor of the layout, `$x` or `$y` the inputs,
+`:float32` a type, `=tanh` a word.
+
+Bytes come from an untrusted researcher: unknown fields, repeated fields, left-over bytes, another spelling of the same
+plan, and anything over the caps below are refused. What the words mean is checked in `check.py`.
+"""
+
+from __future__ import annotations
+
+from math import prod
+from typing import Annotated, Literal
+
+import msgspec
+from msgspec import Meta
+
+from smpc_fl.errors import PlanRejected
+
+VERSION = 1
+MAX_BYTES = 1 << 23
+"""Bytes of an encoded plan."""
+MAX_NODES = 4096
+MAX_PARTS = 4096
+MAX_SIZE = 1 << 30
+"""Elements of the whole model, d."""
+
+Loss = Literal["cross_entropy", "mse", "bce_with_logits"]
+Dtype = Literal["float32", "int64"]
+Kind = Literal["parameter", "buffer"]
+
+PartName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}\Z")]
+NodeName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
+OperatorName = Annotated[str, Meta(pattern=r"^[a-z][A-Za-z0-9_.]{0,127}\Z")]
+Word = Annotated[str, Meta(pattern=r"^[%@$:=][A-Za-z0-9_.\-]{1,256}\Z")]
+Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
+Shape = Annotated[list[Annotated[int, Meta(ge=0, le=1 << 32)]], Meta(max_length=8)]
+
+Atom = bool | Whole | float | Word | None
+Argument = bool | Whole | float | Word | None | Annotated[list[Atom], Meta(max_length=256)]
+
+
+class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True): ...
+
+
+class Part(_Value, frozen=True):
+    """One float32 tensor of the model. `parameter`: trained; `buffer`: carried along (running statistics, frozen weights)."""
+
+    name: PartName
+    shape: Shape
+    kind: Kind
+
+    @property
+    def size(self) -> int:
+        """Elements."""
+        return prod(self.shape)
+
+
+class TensorType(_Value, frozen=True):
+    """Type of an input and shape of one of its rows."""
+
+    dtype: Dtype
+    shape: Shape
+
+
+class Node(_Value, frozen=True, array_like=True):
+    """One call: `name = operator(*args, **kwargs)`."""
+
+    name: NodeName
+    operator: OperatorName
+    args: Annotated[list[Argument], Meta(max_length=32)]
+    kwargs: Annotated[dict[NodeName, Argument], Meta(max_length=16)]
+
+
+class Graph(_Value, frozen=True):
+    """Nodes in the order in which they run, and the two results."""
+
+    nodes: Annotated[list[Node], Meta(min_length=1, max_length=MAX_NODES)]
+    loss: Word
+    prediction: Word
+
+
+class PlanDocument(_Value, frozen=True):
+    """`prediction` is the shape of one row of the model's output. `train` and `evaluate` are the graphs of both modes."""
+
+    version: Literal[1]
+    loss: Loss
+    layout: Annotated[list[Part], Meta(min_length=1, max_length=MAX_PARTS)]
+    inputs: TensorType
+    targets: TensorType
+    prediction: Shape
+    train: Graph
+    evaluate: Graph
+
+
+_encoder = msgspec.json.Encoder(order="deterministic")
+_decoder = msgspec.json.Decoder(PlanDocument)
+
+
+def encode_document(document: PlanDocument) -> bytes:
+    """The one byte string of a plan. Raises `PlanRejected` over the caps, which a decoder would refuse."""
+    data = _encoder.encode(document)
+    decode_document(data)
+    return data
+
+
+def decode_document(data: bytes) -> PlanDocument:
+    """A plan from its bytes; raises `PlanRejected` unless they are its one canonical spelling within all caps."""
+    if len(data) > MAX_BYTES:
+        raise PlanRejected(f"a plan of {len(data)} bytes is over the limit of {MAX_BYTES}: use a smaller graph")
+    try:
+        document = _decoder.decode(data)
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        raise PlanRejected(f"a plan does not decode: {error}; make plans with Plan.from_module") from None
+    if _encoder.encode(document) != data:
+        raise PlanRejected("a plan is not in its one canonical spelling; make plans with Plan.from_module")
+    names = [part.name for part in document.layout]
+    if len(set(names)) != len(names):
+        raise PlanRejected("a plan's layout names a tensor twice")
+    size = sum(part.size for part in document.layout)
+    if not 1 <= size <= MAX_SIZE:
+        raise PlanRejected(f"a model has 1 to {MAX_SIZE} elements, not {size}")
+    return document

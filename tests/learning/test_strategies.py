@@ -1,0 +1,43 @@
+"""The server's step."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from smpc_fl.errors import NotFinite, ShapeMismatch
+from smpc_fl.jobs import FedAvg, FedSGD
+from smpc_fl.learning.strategies import apply
+from smpc_fl.plans.document import Part
+from smpc_fl.plans.layout import Layout
+
+LAYOUT = Layout((Part("w", [2], "parameter"), Part("running_mean", [1], "buffer"), Part("b", [1], "parameter")))
+MODEL = np.array([1.0, 2.0, 3.0, 4.0], dtype=np.float32)
+MEAN = np.array([0.5, -1.0, 0.25, 2.0])
+
+
+def test_fedavg_adds_the_mean_change() -> None:
+    following = apply(FedAvg(), MODEL, MEAN, LAYOUT)
+    assert following.dtype == np.float32
+    np.testing.assert_array_equal(following, [1.5, 1.0, 3.25, 6.0])
+    np.testing.assert_array_equal(MODEL, [1.0, 2.0, 3.0, 4.0])
+
+
+def test_fedavg_scales_parameters_by_the_servers_rate_and_never_buffers() -> None:
+    np.testing.assert_array_equal(apply(FedAvg(server_lr=2.0), MODEL, MEAN, LAYOUT), [2.0, 0.0, 3.25, 8.0])
+
+
+def test_fedsgd_goes_down_the_mean_gradient_and_averages_buffers() -> None:
+    np.testing.assert_array_equal(apply(FedSGD(lr=0.5), MODEL, MEAN, LAYOUT), [0.75, 2.5, 3.25, 3.0])
+
+
+def test_what_does_not_fit_is_refused() -> None:
+    with pytest.raises(ShapeMismatch):
+        apply(FedAvg(), MODEL[:3], MEAN, LAYOUT)
+    with pytest.raises(ShapeMismatch, match="mean"):
+        apply(FedAvg(), MODEL, MEAN[:3], LAYOUT)
+
+
+def test_a_model_that_leaves_float32_is_refused() -> None:
+    with pytest.raises(NotFinite, match="learning rate"):
+        apply(FedAvg(), MODEL, np.array([1e39, 0.0, 0.0, 0.0]), LAYOUT)
