@@ -1,0 +1,117 @@
+"""The roster as a running node lives with it: what its operator accepted, and what has come since.
+
+Two files. `roster` in the config is what the operator accepted: everybody in it is trusted. `roster.latest` in the
+node's home is the newest signed roster that any peer has offered; its revocations count at once, its new owners and
+aggregators wait for `smpc-fl roster accept`, which copies it over the first.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from smpc_fl.errors import ConfigInvalid, SmpcError
+from smpc_fl.identity import PublicIdentity
+from smpc_fl.nodes.config import NodeConfig, OwnerConfig
+from smpc_fl.nodes.files import private_folder, read, replace
+from smpc_fl.roster import MAX_ROSTER, Member, Membership, Role, accept_update, everybody, nobody, open_roster
+
+LATEST = "roster.latest"
+
+
+def read_signed(path: Path) -> bytes:
+    """The bytes of a signed roster file; not believed yet. Raises `ConfigInvalid`."""
+    return read(path, "a signed roster", "Ask whoever holds the federation key for it", limit=MAX_ROSTER)
+
+
+def accepted_membership(config: NodeConfig) -> tuple[Membership, bytes]:
+    """The roster that the node's operator accepted, and its signed bytes. Raises `ConfigInvalid`."""
+    signed = read_signed(config.roster)
+    try:
+        return Membership(open_roster(signed, config.federation), config.federation), signed
+    except SmpcError as error:
+        raise ConfigInvalid(f"{config.roster}: {error.message}") from None
+
+
+class LiveMembership:
+    """Who may talk to this node, now. Looked up anew at every handshake and message, so that changes count at once.
+
+    An owner approves new owners and aggregators itself; the other roles believe the federation's signature."""
+
+    def __init__(self, config: NodeConfig) -> None:
+        """Reads both files. Raises `ConfigInvalid`."""
+        self._config = config
+        self._approve = nobody if isinstance(config, OwnerConfig) else everybody
+        self._latest = private_folder(config.home) / LATEST
+        self._read()
+
+    def _read(self) -> None:
+        self._stamp = self._stamp_of(self._config.roster)
+        current, signed = accepted_membership(self._config)
+        if self._latest.exists():
+            offered = read_signed(self._latest)
+            try:
+                newer = accept_update(current, offered, self._approve)
+            except SmpcError as error:
+                raise ConfigInvalid(f"{self._latest} does not go with {self._config.roster}: {error.message}") from None
+            if newer is not current:
+                current, signed = newer, offered
+        self._current, self._signed = current, signed
+
+    @staticmethod
+    def _stamp_of(path: Path) -> tuple[int, int, int] | None:
+        try:
+            status = path.stat()
+        except OSError:
+            return None
+        return status.st_ino, status.st_size, status.st_mtime_ns
+
+    def offer(self, signed: bytes) -> bool:
+        """Takes a roster that a peer offered; True if the membership changed (it is on disk then).
+
+        Raises the errors of `roster.accept_update`; nothing has changed then."""
+        if signed == self._signed:
+            return False
+        newer = accept_update(self._current, signed, self._approve)
+        if newer is self._current:
+            return False
+        replace(self._latest, signed, mode=0o600)
+        self._current, self._signed = newer, signed
+        return True
+
+    def refresh(self) -> bool:
+        """Reads the accepted roster again if its file changed (`smpc-fl roster accept`); True if the membership did."""
+        if self._stamp_of(self._config.roster) in (None, self._stamp):
+            return False
+        before = self._current
+        self._read()
+        return self._current != before
+
+    @property
+    def current(self) -> Membership:
+        return self._current
+
+    @property
+    def signed(self) -> bytes:
+        """The newest roster, as the federation key signed it, for `RosterOffer`."""
+        return self._signed
+
+    def member(self, id: str) -> Member:
+        return self._current.member(id)
+
+    def key_of(self, id: str, role: Role | None = None) -> PublicIdentity:
+        return self._current.key_of(id, role)
+
+    def lookup(self, id: str) -> tuple[PublicIdentity, Role]:
+        return self._current.lookup(id)
+
+    @property
+    def federation(self) -> bytes:
+        return self._current.federation
+
+    @property
+    def roster_version(self) -> int:
+        return self._current.roster_version
+
+    @property
+    def roster_hash(self) -> bytes:
+        return self._current.roster_hash
