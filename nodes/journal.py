@@ -1,0 +1,281 @@
+"""A node's memory: ordered records in named streams, and named values, in one SQLite file. Acknowledged means durable.
+
+One thread writes. Whatever has been asked for while it was busy goes into its next transaction (group commit), so the
+cost of reaching the disk is shared: WAL mode with `synchronous=FULL`, which syncs the log at every commit.
+What is erased is overwritten with zeros in the file (`secure_delete`) and gone from the log (checkpoint, truncated);
+what a copying file system, a snapshot or a disk's own spare sectors keep is beyond a process's reach.
+
+The file is readable by its owner only, and one process has it open at a time.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import contextlib
+import fcntl
+import os
+import queue
+import sqlite3
+import threading
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Self
+
+from smpc_fl.errors import Unavailable
+
+GROUP = 256
+"""Requests in one transaction, at most."""
+_APPLICATION = 0x534D5043
+_VERSION = 1
+_SCHEMA = f"""
+CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL);
+CREATE INDEX IF NOT EXISTS by_stream ON records (stream, id);
+CREATE TABLE IF NOT EXISTS named (key TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+PRAGMA application_id = {_APPLICATION};
+PRAGMA user_version = {_VERSION};
+"""
+
+Work = Callable[[sqlite3.Connection], object]
+
+
+class _Request:
+    """One caller's change: all of it is committed, or none."""
+
+    def __init__(self, work: Work, *, erases: bool) -> None:
+        self.work = work
+        self.erases = erases
+        self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
+
+
+class Journal:
+    """Open one with `Journal.open`. Reads may be called from any thread and see whatever was acknowledged."""
+
+    def __init__(self, path: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+        self.path = path
+        self._lock = lock
+        self._writer = writer
+        self._reader = reader
+        self._reading = threading.Lock()
+        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
+        self._closed = False
+        self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
+        self._thread.start()
+
+    @classmethod
+    def open(cls, path: Path | str) -> Self:
+        """The journal in file `path`, made (mode 0600) if it is not there. Raises `Unavailable` when another process
+        has it open, when it cannot be read or written, or when it is no journal of this release."""
+        path = Path(path)
+        with contextlib.ExitStack() as undo:
+            try:
+                path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                lock = _lock(path, undo)
+                os.close(os.open(path, os.O_RDWR | os.O_CREAT, 0o600))
+                path.chmod(0o600)  # SQLite gives its log the same mode
+                writer = _connect(path, undo)
+                reader = _connect(path, undo)
+            except (OSError, sqlite3.Error) as error:
+                raise _unavailable(path, "opened", error) from None
+            undo.pop_all()
+        return cls(path, lock, writer, reader)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    # --- changes: durable when they return ------------------------------------------------------------------------
+
+    async def append(self, stream: str, kind: str, data: bytes) -> None:
+        """Add one record to the end of `stream`. Raises `Unavailable` when it cannot be made durable (the disk is full,
+        an I/O error): nothing was written then, and a later call may succeed."""
+        await self.append_all(stream, [(kind, data)])
+
+    async def append_all(self, stream: str, records: Sequence[tuple[str, bytes]]) -> None:
+        """Add records to the end of `stream`: all of them or none. Raises `Unavailable`."""
+        rows = [(stream, kind, data) for kind, data in records]
+        await self._change(lambda db: db.executemany("INSERT INTO records (stream, kind, data) VALUES (?, ?, ?)", rows))
+
+    async def erase(self, stream: str, kinds: Collection[str] | None = None) -> None:
+        """Remove a stream's records (of these kinds only, if given) from the file and its log. Raises `Unavailable`."""
+
+        def work(db: sqlite3.Connection) -> None:
+            if kinds is None:
+                db.execute("DELETE FROM records WHERE stream = ?", (stream,))
+            else:
+                pairs = [(stream, kind) for kind in kinds]
+                db.executemany("DELETE FROM records WHERE stream = ? AND kind = ?", pairs)
+
+        await self._change(work, erases=True)
+
+    async def put(self, key: str, data: bytes) -> None:
+        """Set the value that is called `key`. Raises `Unavailable`."""
+        await self._change(
+            lambda db: db.execute(
+                "INSERT INTO named (key, data) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET data = excluded.data",
+                (key, data),
+            )
+        )
+
+    async def remove(self, key: str) -> None:
+        """Erase the value that is called `key`, if there is one. Raises `Unavailable`."""
+        await self._change(lambda db: db.execute("DELETE FROM named WHERE key = ?", (key,)), erases=True)
+
+    # --- reads ----------------------------------------------------------------------------------------------------
+
+    def read(self, stream: str) -> list[tuple[str, bytes]]:
+        """(kind, data) of a stream's records, oldest first. Raises `Unavailable`."""
+        rows = self._fetch("SELECT kind, data FROM records WHERE stream = ? ORDER BY id", stream)
+        return [(str(kind), bytes(data)) for kind, data in rows]
+
+    def streams(self, prefix: str = "") -> list[str]:
+        """Names of the streams that hold a record and start with `prefix`, the one begun first in front."""
+        rows = self._fetch(
+            "SELECT stream FROM records WHERE substr(stream, 1, length(?1)) = ?1 GROUP BY stream ORDER BY min(id)",
+            prefix,
+        )
+        return [str(stream) for (stream,) in rows]
+
+    def get(self, key: str) -> bytes | None:
+        """The value that is called `key`, or None."""
+        rows = self._fetch("SELECT data FROM named WHERE key = ?", key)
+        return bytes(rows[0][0]) if rows else None
+
+    def close(self) -> None:
+        """Finish what was asked for, then close the file. Any later call raises `Unavailable`."""
+        if self._closed:
+            return
+        self._closed = True
+        self._requests.put(None)
+        self._thread.join()
+        with self._reading:
+            self._reader.close()
+        self._writer.close()
+        os.close(self._lock)
+
+    # --- inside ---------------------------------------------------------------------------------------------------
+
+    def _fetch(self, query: str, *values: str) -> list[tuple[bytes, ...]]:
+        with self._reading:
+            if self._closed:
+                raise _unavailable(self.path, "read", "it is closed")
+            try:
+                return self._reader.execute(query, values).fetchall()
+            except sqlite3.Error as error:
+                raise _unavailable(self.path, "read", error) from None
+
+    async def _change(self, work: Work, *, erases: bool = False) -> None:
+        if self._closed:
+            raise _unavailable(self.path, "written", "it is closed")
+        request = _Request(work, erases=erases)
+        self._requests.put(request)
+        # A caller that is cancelled leaves its request behind: it may be in a transaction already.
+        await asyncio.shield(asyncio.wrap_future(request.done))
+
+    def _run(self) -> None:
+        stopping = False
+        while not stopping:
+            group: list[_Request] = []
+            request = self._requests.get()
+            while True:
+                if request is None:
+                    stopping = True
+                    break
+                group.append(request)
+                if len(group) == GROUP:
+                    break
+                try:
+                    request = self._requests.get_nowait()
+                except queue.Empty:
+                    break
+            if group:
+                self._commit(group)
+
+    def _commit(self, group: list[_Request]) -> None:
+        try:
+            self._transact(group)
+        except Exception as error:
+            # One request too big for the disk must not take the others with it: each on its own.
+            if len(group) > 1:
+                for request in group:
+                    self._commit([request])
+            else:
+                self._fail(group[0], error)
+            return
+        erasing = [request for request in group if request.erases]
+        try:
+            if erasing:
+                self._truncate_log()
+        except sqlite3.Error as error:
+            for request in erasing:
+                self._fail(request, error)
+        for request in group:
+            if not request.done.done():
+                request.done.set_result(None)
+
+    def _fail(self, request: _Request, error: Exception) -> None:
+        unavailable = isinstance(error, sqlite3.Error)
+        request.done.set_exception(_unavailable(self.path, "written", error) if unavailable else error)
+
+    def _transact(self, group: list[_Request]) -> None:
+        self._writer.execute("BEGIN IMMEDIATE")
+        try:
+            for request in group:
+                request.work(self._writer)
+            self._writer.execute("COMMIT")
+        except BaseException:
+            if self._writer.in_transaction:
+                self._writer.execute("ROLLBACK")
+            raise
+
+    def _truncate_log(self) -> None:
+        busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+        if busy:
+            raise sqlite3.OperationalError("the log could not be truncated")
+
+
+def _lock(path: Path, undo: contextlib.ExitStack) -> int:
+    """Keeps other processes out until the descriptor is closed. A file of its own: closing a descriptor of the
+    database would drop SQLite's own locks on it (POSIX locks belong to a process and a file, not to a descriptor)."""
+    descriptor = os.open(path.with_name(path.name + ".lock"), os.O_RDWR | os.O_CREAT, 0o600)
+    undo.callback(os.close, descriptor)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise Unavailable(
+            f"{path} is in use by another process: stop the node that runs on it, or give this one a home of its own"
+        ) from None
+    return descriptor
+
+
+def _connect(path: Path, undo: contextlib.ExitStack) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False, timeout=30)
+    undo.callback(connection.close)
+    connection.execute("PRAGMA journal_mode = WAL")
+    connection.execute("PRAGMA synchronous = FULL")
+    connection.execute("PRAGMA secure_delete = ON")
+    if not _is_ours(connection):
+        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
+            raise Unavailable(f"{path} is not a journal of this release: move it away, or set another home")
+        connection.executescript(_SCHEMA)
+        folder = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the file's name must be durable too
+        finally:
+            os.close(folder)
+    return connection
+
+
+def _is_ours(connection: sqlite3.Connection) -> bool:
+    found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
+    return found == [_APPLICATION, _VERSION]
+
+
+def _unavailable(path: Path, verb: str, error: Exception | str) -> Unavailable:
+    """SQLite's and the system's messages name files, tables and causes, never data."""
+    text = str(error) if isinstance(error, str) or not isinstance(error, OSError) else os.strerror(error.errno or 0)
+    return Unavailable(
+        f"the journal {path} cannot be {verb}: {text}. See to the disk and its free space, then try again"
+    )
