@@ -16,7 +16,7 @@ from msgspec import Meta
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.addresses import PLAINTEXT_WORDS, check_listen
-from smpc_fl.nodes.toml_text import struct_to_toml
+from smpc_fl.nodes.toml_text import description_of, struct_to_toml
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
@@ -274,8 +274,10 @@ def _explain(error: str, kind: type[NodeConfig]) -> str:
     """msgspec's sentence, with the key first and a hint at the end."""
     what, _, where = error.partition(" - at `$")
     key = where.rstrip("`").lstrip(".") or "the file"
+    if "matching regex" in what:
+        what = "is not written as it should be"
     hint = f"`smpc-fl init {_tag(kind)}` shows every key with its meaning"
-    return f"{key}: {what[:1].lower()}{what[1:]}. {hint}"
+    return f"{key}: {what[:1].lower()}{what[1:]}. {description_of(kind, key) or hint}"
 
 
 def _checked(config: NodeConfig, path: Path) -> NodeConfig:

@@ -35,10 +35,23 @@ def _meta(hint: object) -> list[Meta]:
     return [extra for extra in get_args(hint)[1:] if isinstance(extra, Meta)] if get_origin(hint) is Annotated else []
 
 
+def _description(hint: object) -> str:
+    return next((meta.description for meta in _meta(hint) if meta.description), "")
+
+
+def description_of(kind: type[msgspec.Struct], key: str) -> str:
+    """What the field `key`, such as "policy.k_min", is about; "" if there is no such field."""
+    name, _, rest = key.partition(".")
+    hint = get_type_hints(kind, include_extras=True).get(name)
+    if not rest:
+        return _description(hint)
+    inner = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+    return description_of(inner, rest) if isinstance(inner, type) and issubclass(inner, msgspec.Struct) else ""
+
+
 def _comment(hint: object) -> list[str]:
     """A field's description in comment lines."""
-    description = next((meta.description for meta in _meta(hint) if meta.description), "")
-    return [f"# {line}" for line in textwrap.wrap(description, WIDTH - 2)]
+    return [f"# {line}" for line in textwrap.wrap(_description(hint), WIDTH - 2)]
 
 
 def _example(hint: object, value: object) -> object:

@@ -40,7 +40,7 @@ MemberId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 # No control characters: these texts are shown on terminals.
 Line = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
-Address = Annotated[str, Meta(max_length=256, pattern=r"^(wss?://[^\s/]+:[0-9]{1,5})?\Z")]
+Address = Annotated[str, Meta(max_length=256, pattern=r"^(wss?://[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5})?\Z")]
 
 
 class Member(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
