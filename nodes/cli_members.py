@@ -29,7 +29,7 @@ def keygen(file: Path) -> None:
     And one that signs the list of members, kept offline:  smpc-fl keygen federation.key
     """
     identity = make_key(file)
-    click.echo(f"private key   {file}   stays on this machine: never send it, never copy it into a backup of others")
+    click.echo(f"private key   {file}   stays on this machine: never send it to anybody")
     click.echo(f"public key    {public_path(file)}   {identity.public.hex}")
     click.echo(f"fingerprint   {identity.public.fingerprint}")
     click.echo(f"\nSend {public_path(file).name} to whoever keeps the roster, and compare the fingerprint by voice.")

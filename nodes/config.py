@@ -6,6 +6,7 @@ to the file's own folder. `role` in the file chooses the structure.
 
 from __future__ import annotations
 
+import os
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, TypeVar
@@ -245,7 +246,7 @@ def from_dict(raw: dict[str, Any], path: Path) -> NodeConfig:
 
     def read_path(kind: type, value: object) -> Any:
         if kind is Path and isinstance(value, str) and value:
-            return folder / Path(value).expanduser()
+            return _place(value, folder)
         raise ValueError("Expected a path in quotes")
 
     kind = CONFIGS.get(raw.get("role", "")) if isinstance(raw.get("role"), str) else None
@@ -260,10 +261,14 @@ def from_dict(raw: dict[str, Any], path: Path) -> NodeConfig:
     return _checked(config, path)
 
 
+def _place(path: str, folder: Path) -> Path:
+    return Path(os.path.normpath(folder / Path(path).expanduser()))
+
+
 def _place_mock(dataset: DatasetConfig, folder: Path) -> DatasetConfig:
     if dataset.mock == "auto":
         return dataset
-    return msgspec.structs.replace(dataset, mock=str(folder / Path(dataset.mock).expanduser()))
+    return msgspec.structs.replace(dataset, mock=str(_place(dataset.mock, folder)))
 
 
 def _tag(kind: type[msgspec.Struct]) -> str:

@@ -147,6 +147,7 @@ class _Envelope(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     signature: Annotated[bytes, Meta(min_length=64, max_length=64)]
 
 
+_UNDECODABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 _roster_decoder = msgspec.msgpack.Decoder(Roster)
 _envelope_decoder = msgspec.msgpack.Decoder(_Envelope)
@@ -204,7 +205,7 @@ def open_roster(signed: bytes, federation_key: PublicIdentity) -> Roster:
         raise MalformedMessage(f"a signed roster of {len(signed)} bytes is over the limit of {MAX_ROSTER}")
     try:
         envelope = _envelope_decoder.decode(signed)
-    except msgspec.DecodeError:
+    except _UNDECODABLE:
         raise MalformedMessage("this is not a signed roster: it comes from `smpc-fl roster sign`") from None
     if not federation_key.verify(_signing_bytes(federation_key, envelope.roster), envelope.signature):
         raise BadSignature(
@@ -213,7 +214,7 @@ def open_roster(signed: bytes, federation_key: PublicIdentity) -> Roster:
         )
     try:
         roster = _roster_decoder.decode(envelope.roster)
-    except msgspec.DecodeError as error:
+    except _UNDECODABLE as error:
         raise MalformedMessage(f"a signed roster does not decode: {error}") from None
     if _encoder.encode(roster) != envelope.roster or _encoder.encode(envelope) != signed:
         raise MalformedMessage("a signed roster is not in its one canonical spelling")
