@@ -32,7 +32,7 @@ QUEUE = 4
 """Fragments that are read ahead of the consumer; beyond them the socket is not read."""
 WRITE_LIMIT = 1 << 20
 """Bytes that may wait in the write buffer before `send` waits for the peer."""
-NORMAL, PROTOCOL_BROKEN, POLICY, OUR_BUG, TRY_LATER = 1000, 1002, 1008, 1011, 1013
+NORMAL, PROTOCOL_BROKEN, POLICY, OUR_BUG = 1000, 1002, 1008, 1011
 """Close codes of RFC 6455, section 7.4.1."""
 
 # websockets reports connections with peers' bytes in them at level DEBUG, and peers' nonsense with tracebacks at ERROR:
