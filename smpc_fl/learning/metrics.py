@@ -1,0 +1,81 @@
+"""What an evaluation round sums up, slot by slot, and how to read the mean. No torch here: the coordinator reads it.
+
+Every slot is an average over an owner's rows, so that the mean weighted by rows is the average over all rows:
+
+    [loss / METRIC_BOUND]                                          for mse
+    [loss / METRIC_BOUND, accuracy]                                for several classes, or several answers a row
+    [loss / METRIC_BOUND, accuracy, positive[bins], negative[bins]]   for two classes
+
+The histograms hold the share of rows that are positive (negative) and whose score, a probability, lies in the bin. The
+ROC-AUC is the chance that a positive row scores above a negative one (Hanley and McNeil 1982), ties counting one half;
+pairs within one bin count as ties, so the AUC is off by at most half of the mass of such pairs, which is stated.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+from smpc_fl.errors import ShapeMismatch
+from smpc_fl.learning.update import METRIC_BOUND
+from smpc_fl.plans.document import PlanDocument, decode_document
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class EvaluationLayout:
+    """Which slots an evaluation has."""
+
+    accuracy: bool
+    bins: int
+    """Bins of each histogram; 0 without histograms."""
+
+    @property
+    def length(self) -> int:
+        """v, the slots."""
+        return 1 + self.accuracy + 2 * self.bins
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """A name for each slot, in order."""
+        scores = ("val_accuracy",) if self.accuracy else ()
+        histograms = (f"{sort}[{number}]" for sort in ("positive", "negative") for number in range(self.bins))
+        return ("val_loss", *scores, *histograms)
+
+
+def layout_for(document: PlanDocument, bins: int) -> EvaluationLayout:
+    """The slots of a plan's evaluation with `bins` score bins (unused unless there are two classes)."""
+    scores = document.prediction
+    if document.loss == "cross_entropy":
+        return EvaluationLayout(True, bins if scores == [2] else 0)
+    if document.loss == "bce_with_logits":
+        return EvaluationLayout(True, bins if scores in ([], [1]) else 0)
+    return EvaluationLayout(False, 0)
+
+
+def evaluation_layout(plan: bytes, bins: int) -> EvaluationLayout:
+    """The same from a plan's bytes. Raises `PlanRejected` unless they decode."""
+    return layout_for(decode_document(plan), bins)
+
+
+def read_evaluation(mean: Floats, layout: EvaluationLayout) -> dict[str, float]:
+    """Metrics in the weighted mean float64[v]: "val_loss", and where there is one "val_accuracy", "val_auc" and
+    "val_auc_error" (largest binning error; both are missing while all rows are of one class)."""
+    if mean.shape != (layout.length,):
+        raise ShapeMismatch(f"an evaluation has {layout.length} slots, not shape {mean.shape}")
+    metrics = {"val_loss": float(mean[0]) * METRIC_BOUND}
+    if layout.accuracy:
+        metrics["val_accuracy"] = float(mean[1])
+    if layout.bins:
+        # Rounding in fixed point may leave a share a little below nothing.
+        positive, negative = np.maximum(mean[2:], 0.0).reshape(2, layout.bins)
+        pairs = float(positive.sum() * negative.sum())
+        if pairs > 0:
+            tied = float(positive @ negative)
+            below = np.cumsum(negative) - negative
+            metrics["val_auc"] = (float(positive @ below) + tied / 2) / pairs
+            metrics["val_auc_error"] = tied / 2 / pairs
+    return metrics
