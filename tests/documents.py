@@ -76,7 +76,13 @@ def run_block(block: Block, folder: Path, *, timeout: float = 300) -> str:
         (folder / "block.py").write_text(block.text, encoding="utf-8")
         command = [sys.executable, "block.py"]
     done = subprocess.run(
-        command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=timeout, stdin=subprocess.DEVNULL
+        command,
+        cwd=folder,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        stdin=subprocess.DEVNULL,
     )
     assert done.returncode == 0, f"{block.text}\n--- ended with {done.returncode}\n{done.stdout}\n{done.stderr}"
     return done.stdout
