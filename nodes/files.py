@@ -26,15 +26,12 @@ def _write_all(descriptor: int, data: bytes) -> None:
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
     """Makes a file that is not there yet. Raises `ConfigInvalid` if it is, or cannot be written."""
+    if os.path.lexists(path):
+        raise ConfigInvalid(f"{path} exists already and is not overwritten: move it away or choose another name")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
-        _write_all(descriptor, data)
+        _write_all(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
         _sync_folder(path.parent)
-    except FileExistsError:
-        raise ConfigInvalid(
-            f"{path} exists already and is not overwritten: move it away or choose another name"
-        ) from None
     except OSError as error:
         raise ConfigInvalid(f"{path} cannot be written: {error.strerror}") from None
 
