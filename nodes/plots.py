@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,12 +13,24 @@ from smpc_fl.errors import Unavailable
 
 @dataclass(frozen=True)
 class Panel:
-    """One plot: `curves` are values after rounds 1, 2, …, by label; `levels` are horizontal lines to compare with."""
+    """One plot: `curves` are values after rounds 1, 2, … (NaN: none), by label; `levels` are lines to compare with."""
 
     title: str
     ylabel: str
     curves: Mapping[str, Sequence[float]]
     levels: Mapping[str, float]
+
+
+def draw_curves(rounds: Sequence[Mapping[str, float]], path: str | os.PathLike[str]) -> None:
+    """Draws the metrics of each round into `path` (.png or .svg): losses in one panel, all others in another."""
+    names = sorted({name for metrics in rounds for name in metrics})
+    curves = {name: [metrics.get(name, math.nan) for metrics in rounds] for name in names}
+    groups = {
+        "loss": {name: values for name, values in curves.items() if name.endswith("loss")},
+        "score": {name: values for name, values in curves.items() if not name.endswith("loss")},
+    }
+    panels = [Panel(kind, kind, chosen, {}) for kind, chosen in groups.items() if chosen]
+    draw(Path(path), f"{len(rounds)} rounds", panels or [Panel("loss", "loss", {}, {})])
 
 
 def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
@@ -39,6 +53,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         axes.set(title=panel.title, xlabel="round", ylabel=panel.ylabel)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.3)
-        axes.legend(fontsize="small")
+        if panel.curves or panel.levels:
+            axes.legend(fontsize="small")
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.print_figure(str(path), dpi=120)
