@@ -1,8 +1,9 @@
 """Real numbers as ring elements: v -> round(v · 2^f) mod 2^b, and back.
 
 Fixed point with a public scale in a ring that is large enough for the sum is what makes secure aggregation exact
-(Bonawitz et al., CCS 2017, section 4 and 7.1 "SumRange"; Catrina and Saxena, FC 2010, section 2.1): the ring's sum is
-the integers' sum, bit for bit, and only each owner's one rounding separates it from the real sum.
+(Catrina and Saxena, "Secure Computation with Fixed-Point Numbers", FC 2010; Bonawitz et al., "Practical Secure
+Aggregation", CCS 2017, sums modulo an R that no sum reaches): the ring's sum is the integers' sum, bit for bit, and only
+each owner's one rounding separates it from the real sum.
 
 Stochastic rounding (Gupta et al., ICML 2015, section 3.1) goes up with a probability equal to the fraction, so that
 its expectation is the value itself, at twice the worst error.
@@ -55,8 +56,6 @@ class FixedPoint:
         for NaN or infinity, and `CapacityExceeded` for a value that the ring cannot hold; never clips."""
         if values.ndim != 1 or values.dtype.kind != "f" or values.dtype.itemsize > 8:
             raise ShapeMismatch(f"expected float64[n], got {values.ndim} dimensions of {values.dtype}")
-        if rounding == "stochastic" and entropy is None:
-            raise BadInput("stochastic rounding needs a source of entropy")
         scale, limit = 2.0**self.fractional_bits, 2.0 ** (self.ring.bits - 1)
         out = self.ring.zeros(values.size)
         signed = out.view(f"<i{self.ring.itemsize}")
@@ -70,9 +69,10 @@ class FixedPoint:
                 part *= scale  # exact: a power of two; what overflows is caught below
             if rounding == "nearest":
                 np.rint(part, out=part)
-            else:
-                assert entropy is not None
+            elif entropy is not None:
                 _round_stochastically(part, entropy)
+            else:
+                raise BadInput("stochastic rounding needs a source of entropy")
             if not (np.abs(part) < limit).all():
                 raise CapacityExceeded(
                     f"a value does not fit {self.ring.bits} bits with {self.fractional_bits} after the point: "
@@ -152,7 +152,8 @@ def worst_error(
     counts over a power of two. (W = 1 gives the bound of a sum.) That is the answer for `bound` = 0.
 
     Other weights are rounded as well. With |mean| <= `bound` = B, numerator and divisor together give
-    (1 + B) · N · u / (W - N · u), and float64 arithmetic at most 2^-50 · B more; infinity where W <= 2 · N · u."""
+    (1 + B) · N · u / (W - N · u), and float64 arithmetic at most 2^-48 · B more (here and in a float64 mean by `fsum` that
+    it may be compared with); infinity where W <= 2 · N · u."""
     if owners < 1 or not least_total_weight > 0 or not bound >= 0:
         raise BadInput("worst_error: owners and least_total_weight must be positive, bound not negative")
     off = owners * 2.0 ** -(fractional_bits + (1 if rounding == "nearest" else 0))
@@ -162,4 +163,4 @@ def worst_error(
         return math.inf
     # Derivation: sum S, |S| <= B · W, each product rounded once (2^-53 · B · W in all), then |e1| <= off, |e2| <= off:
     # (S + e1) / (W + e2) - S / W = (e1 - (S / W) · e2) / (W + e2); two conversions and one division to float64 follow.
-    return (1 + bound) * off / (least_total_weight - off) * (1 + 2.0**-50) + bound * 2.0**-50
+    return (1 + bound) * off / (least_total_weight - off) * (1 + 2.0**-48) + bound * 2.0**-48

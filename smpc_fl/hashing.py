@@ -1,10 +1,10 @@
 """One hash for everything: BLAKE2b (RFC 7693) with a label for each use, and parts that cannot run into each other.
 
-`digest` names things (jobs, manifests, models, commitments), `derive_key` makes keys out of secrets (keyed BLAKE2b,
-RFC 7693 section 2.9, which is a PRF and so may stand where HKDF would).
+`digest` names things (jobs, manifests, models, commitments), `derive_key` makes keys out of secrets (BLAKE2b's keyed
+mode, which is a PRF and so may stand where HKDF would).
 
-The label goes into BLAKE2b's `person` parameter (BLAKE2 specification, section 2.8), 16 bytes: a label of at most 16
-bytes is put there as it is, a longer one as its own 16-byte hash. Every part is preceded by its length (8 bytes,
+The label goes into `person`, 16 bytes of BLAKE2b's parameter block (Aumasson et al., "BLAKE2", ACNS 2013): a label of at
+most 16 bytes is put there as it is, a longer one as its own 16-byte hash. Every part is preceded by its length (8 bytes,
 little-endian), so ("ab", "c") and ("a", "bc") differ, and so do ("a",) and ("a", "").
 """
 

@@ -1,18 +1,18 @@
 """Sealing: from X25519 key agreement (RFC 7748) to one key for each message, small boxes, and streams for vectors.
 
-Either side of a channel combines a short-lived X25519 key of its own with the other's. The shared point alone names
-nobody, so the key is BLAKE2b of it together with both identities, both X25519 keys, the manifest hash, what the message
-is about and what kind of message it is (RFC 7748, section 6.1, and Krawczyk's SIGMA, CRYPTO 2003, on binding identities):
-whoever opens a box knows who sealed it for whom, in which attempt, as what. Keys that are wiped after the round give
-forward secrecy.
+Either side of a channel combines a short-lived X25519 key of its own with the other's; the signed messages that carry
+those keys vouch for them. The shared point alone names nobody, so the key is BLAKE2b of it together with both
+identities, both X25519 keys, the manifest hash, what the message is about and what kind of message it is (RFC 7748,
+section 7, on public keys in the derivation; Krawczyk's "SIGMA", CRYPTO 2003, on identities): a box opens only between
+these two, in this attempt, as this message. Keys that are erased after the round give forward secrecy.
 
 A channel key seals at most one small box and at most one stream; the two use different subkeys.
 
 Streams: the plaintext in chunks, each AES-256-GCM (NIST SP 800-38D) under a 12-byte nonce of 11 bytes chunk number
 (big-endian) and 1 byte that is 1 for the last chunk: the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár
-("Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO 2015, section 7). The caller's associated
-data (the manifest hash in it), the length and the chunk size are authenticated with every chunk. Cut, reordered, repeated
-or extended streams do not open. A stream costs 16 bytes a chunk, 16 bytes a MiB.
+("Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO 2015). The caller's associated data (the
+manifest hash in it), the length and the chunk size are authenticated with every chunk. Cut, reordered, repeated or
+extended streams do not open. A stream costs 16 bytes a chunk, 16 bytes a MiB.
 """
 
 from __future__ import annotations

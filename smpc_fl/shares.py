@@ -2,8 +2,9 @@
 
 Any m - 1 of the m summands are (pseudo-)random and independent of x; all m add up to it; and sums of sharings are
 sharings of sums, which is all that aggregation needs. All summands but one are pseudo-random, so they travel as 32-byte
-seeds (Corrigan-Gibbs and Boneh, "Prio", NSDI 2017, sections 3 and 6.1; in draft-irtf-cfrg-vdaf, Prio3's helper shares): an
-upload costs what x itself costs, whatever m is. The one aggregator that gets v is the owner's *carrier*.
+seeds (Corrigan-Gibbs and Boneh, "Prio", NSDI 2017, appendix I, "PRG secret sharing"; the helper shares of Prio3 in
+draft-irtf-cfrg-vdaf): an upload costs what x itself costs, whatever m is. The one aggregator that gets v is the owner's
+*carrier*.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def split(
 ) -> Shares:
     """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is.
 
-    The same x must never be shared under the same seeds twice with another context's x: the difference would show."""
+    Two different x must never be shared under the same seeds and context: whoever gets both vectors sees the difference."""
     ring.check(x)
     ordered = _distinct(aggregators)
     if carrier not in ordered:

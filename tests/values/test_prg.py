@@ -1,0 +1,130 @@
+"""`smpc_fl.prg`: AES-256-CTR against NIST's vectors, and each way of reading the stream against the plain one."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from smpc_fl.errors import BadInput, ShapeMismatch
+from smpc_fl.prg import Prg, stream_key
+from smpc_fl.ring import RING32, RING64, Ring
+
+KEY = bytes(range(32))
+CHUNK = 1 << 18
+
+
+def plain_stream(key: bytes, length: int) -> bytes:
+    encryptor = Cipher(algorithms.AES256(key), modes.CTR(bytes(16))).encryptor()
+    return encryptor.update(bytes(length))
+
+
+STREAM = plain_stream(KEY, 2 * CHUNK + 4096)
+
+
+def test_nist_sp_800_38a_f_5_5() -> None:
+    # CTR-AES256.Encrypt: its initial counter block is a place in our stream, its output blocks are what lies there.
+    key = bytes.fromhex("603deb1015ca71be2b73aef0857d77811f352c073b6108d72d9810a30914dff4")
+    counter = int("f0f1f2f3f4f5f6f7f8f9fafbfcfdfeff", 16)
+    blocks = bytearray(64)
+    Prg(key).fill(blocks, 16 * counter)
+    assert blocks.hex() == (
+        "0bdf7df1591716335e9a8b15c860c5025a6e699d536119065433863c8f657b94"
+        "1bc12c9c01610d5d0d8bd6a3378eca622956e1c8693536b1bee99c73a31576b6"
+    )
+    plaintext = bytes.fromhex(
+        "6bc1bee22e409f96e93d7e117393172aae2d8a571e03ac9c9eb76fac45af8e51"
+        "30c81c46a35ce411e5fbc1191a0a52eff69f2445df4f9b17ad2b417be66c3710"
+    )
+    assert bytes(a ^ b for a, b in zip(plaintext, blocks, strict=True)).hex() == (
+        "601ec313775789a5b7a7f504bbf3d228f443e3ca4d62b59aca84e990cacaf5c5"
+        "2b0930daa23de94ce87017ba2d84988ddfc9c58db67aada613c2dd08457941a6"
+    )
+
+
+@given(st.integers(0, 4096), st.integers(0, 300))
+def test_any_place_of_the_stream(offset: int, length: int) -> None:
+    out = bytearray(b"\xaa" * length)
+    Prg(KEY).fill(memoryview(out), offset)
+    assert out == STREAM[offset : offset + length]
+
+
+@pytest.mark.parametrize("length", [CHUNK - 1, CHUNK, CHUNK + 1, 2 * CHUNK + 17])
+@pytest.mark.parametrize("offset", [0, 5])
+def test_across_chunks(length: int, offset: int) -> None:
+    out = bytearray(length)
+    Prg(KEY).fill(out, offset)
+    assert out == STREAM[offset : offset + length]
+
+
+@settings(max_examples=40)
+@given(
+    st.sampled_from([RING32, RING64]),
+    st.one_of(st.integers(0, 50), st.sampled_from([CHUNK // 8, CHUNK // 4 + 3])),
+    st.integers(0, 40),
+    st.integers(0, 2**32),
+)
+def test_expand_add_and_subtract_agree(ring: Ring, n: int, offset: int, seed: int) -> None:
+    prg = Prg(KEY)
+    start = offset * ring.itemsize
+    expected = np.frombuffer(STREAM[start : start + n * ring.itemsize], ring.dtype)
+    assert np.array_equal(prg.expand(ring, n, offset), expected)
+    base = np.random.default_rng(seed).integers(0, ring.modulus, n, ring.dtype)
+    acc = base.copy()
+    prg.add_into(ring, acc, offset)
+    assert np.array_equal(acc, base + expected)
+    prg.subtract_from(ring, acc, offset)
+    assert np.array_equal(acc, base)
+    prg.subtract_from(ring, acc, offset)
+    assert np.array_equal(acc, base - expected)
+
+
+def test_strided_accumulators_work_too() -> None:
+    whole = RING32.zeros(20)
+    Prg(KEY).add_into(RING32, whole[::2])
+    assert np.array_equal(whole[::2], Prg(KEY).expand(RING32, 10))
+    assert not whole[1::2].any()
+
+
+def test_wrong_arguments() -> None:
+    with pytest.raises(BadInput, match="32 bytes, not 16"):
+        Prg(bytes(16))
+    with pytest.raises(BadInput, match="not negative"):
+        Prg(KEY).fill(bytearray(4), -1)
+    with pytest.raises(BadInput, match="32 bytes, not 31"):
+        stream_key(bytes(31), bytes(32), "alice", "a1", "update")
+    for operation in (Prg(KEY).add_into, Prg(KEY).subtract_from):
+        with pytest.raises(ShapeMismatch):
+            operation(RING32, RING64.zeros(2))
+
+
+def test_stream_key_separates_all_that_it_is_bound_to() -> None:
+    base = (bytes(32), bytes(32), "alice", "a1", "update")
+    variants: list[tuple[bytes, bytes, str, str, str]] = [
+        base,
+        (b"\1" * 32, *base[1:]),
+        (base[0], b"\1" * 32, *base[2:]),
+        (*base[:2], "bob", *base[3:]),
+        (*base[:3], "a2", base[4]),
+        (*base[:4], "evaluate"),
+        (*base[:2], "alicea", "1", base[4]),
+    ]
+    assert len({stream_key(*variant) for variant in variants}) == len(variants)
+    # Independent spelling of the same key.
+    parts = (bytes(32), b"alice", b"a1", b"update")
+    prefixed = b"".join(len(part).to_bytes(8, "little") + part for part in parts)
+    assert (
+        stream_key(*base) == hashlib.blake2b(prefixed, digest_size=32, key=bytes(32), person=b"smpc-fl/1 prg").digest()
+    )
+
+
+def test_bytes_look_uniform() -> None:
+    # Chi-squared with 255 degrees of freedom: 99.9 % of uniform streams stay below 330.5 (the key is fixed).
+    counts = Counter(STREAM)
+    expected = len(STREAM) / 256
+    assert sum((counts[b] - expected) ** 2 / expected for b in range(256)) < 330.5

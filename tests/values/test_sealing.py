@@ -1,0 +1,291 @@
+"""`smpc_fl.sealing`: key agreement, small boxes and streams; every way of tampering is refused."""
+
+from __future__ import annotations
+
+from itertools import pairwise
+
+import nacl.bindings
+import numpy as np
+import pytest
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from hypothesis import given
+from hypothesis import strategies as st
+
+from smpc_fl.errors import BadInput, DecryptionFailed, MalformedMessage
+from smpc_fl.hashing import derive_key, digest
+from smpc_fl.identity import Identity, PublicIdentity
+from smpc_fl.sealing import (
+    CHUNK,
+    KeyPair,
+    StreamOpener,
+    channel_key,
+    open_small,
+    open_stream,
+    seal_small,
+    seal_stream,
+    sealed_stream_length,
+)
+from smpc_fl.secret import Secret
+
+KEY = bytes(range(32))
+OWNER, AGGREGATOR, THIRD = (Identity.from_seed(bytes([k]) * 32).public for k in (1, 2, 3))
+
+# RFC 7748, section 6.1.
+ALICE = bytes.fromhex("77076d0a7318a57d3c16c17251b26645df4c2f87ebc0992ab177fba51db92c2a")
+ALICE_PUBLIC = bytes.fromhex("8520f0098930a754748b7ddcb43ef75a0dbf3a0d26381af4eba4a98eaa9b4e6a")
+BOB = bytes.fromhex("5dab087e624a8a4b79e17f8b83800ee66f3bb1292618b6fd1c2f8b27ff88e0eb")
+BOB_PUBLIC = bytes.fromhex("de9edb7d7b7dc1b4d35b61c2ece435373f8343c85b78674dadfc7e146f882b4f")
+SHARED = bytes.fromhex("4a5d9d5ba4ce2de1728e3bf480350f25e07e21c947d19e3376f09b3c1e161742")
+
+
+def key_between(
+    own: bytes,
+    peer: bytes,
+    *,
+    sender: PublicIdentity = OWNER,
+    receiver: PublicIdentity = AGGREGATOR,
+    manifest_hash: bytes = b"m" * 32,
+    about: bytes = b"r" * 32,
+    kind: str = "owner>aggregator SeedReport",
+) -> bytes:
+    return channel_key(
+        Secret(own),
+        peer,
+        sender=sender,
+        receiver=receiver,
+        manifest_hash=manifest_hash,
+        about=about,
+        kind=kind,
+    )
+
+
+# --- key agreement ------------------------------------------------------------------------------------------------
+
+
+def test_rfc7748_key_pairs_and_shared_secret() -> None:
+    assert KeyPair.from_private(Secret(ALICE)).public == ALICE_PUBLIC
+    assert KeyPair.from_private(Secret(BOB)).public == BOB_PUBLIC
+    assert nacl.bindings.crypto_scalarmult(ALICE, BOB_PUBLIC) == SHARED
+
+
+def test_channel_key_is_blake2b_of_the_shared_secret_in_context() -> None:
+    expected = derive_key(
+        "smpc-fl/1 channel",
+        SHARED,
+        OWNER.key,
+        AGGREGATOR.key,
+        ALICE_PUBLIC,  # the smaller of the two
+        BOB_PUBLIC,
+        b"m" * 32,
+        b"r" * 32,
+        b"owner>aggregator SeedReport",
+    )
+    assert key_between(ALICE, BOB_PUBLIC) == expected
+    assert key_between(BOB, ALICE_PUBLIC) == expected
+
+
+def test_everything_that_a_channel_key_is_bound_to_changes_it() -> None:
+    carol = KeyPair.generate(np.random.default_rng(1).bytes)
+    keys = [
+        key_between(ALICE, BOB_PUBLIC),
+        key_between(ALICE, carol.public),
+        key_between(ALICE, BOB_PUBLIC, sender=THIRD),
+        key_between(ALICE, BOB_PUBLIC, receiver=THIRD),
+        key_between(ALICE, BOB_PUBLIC, sender=AGGREGATOR, receiver=OWNER),
+        key_between(ALICE, BOB_PUBLIC, manifest_hash=b"n" * 32),
+        key_between(ALICE, BOB_PUBLIC, about=b"s" * 32),
+        key_between(ALICE, BOB_PUBLIC, kind="aggregator>coordinator PartialSum"),
+    ]
+    assert len(set(keys)) == len(keys)
+    # The other spelling of the same point (RFC 7748, section 5, masks the top bit) is another key.
+    masked = BOB_PUBLIC[:31] + bytes([BOB_PUBLIC[31] | 0x80])
+    assert nacl.bindings.crypto_scalarmult(ALICE, masked) == SHARED
+    assert key_between(ALICE, masked) not in keys
+
+
+def test_generated_pairs_agree_and_come_back_from_their_private_key() -> None:
+    entropy = np.random.default_rng(2).bytes
+    one, other = KeyPair.generate(entropy), KeyPair.generate(entropy)
+    assert one.public != other.public
+    assert KeyPair.from_private(one.private) == one
+    assert key_between(one.private.reveal(), other.public) == key_between(other.private.reveal(), one.public)
+    assert one.private.reveal().hex() not in repr(one)
+
+
+# The points of low order: 0, 1, the two of order 8, p - 1, p and p + 1 (all u-coordinates with an all-zero result).
+LOW_ORDER = [
+    "0000000000000000000000000000000000000000000000000000000000000000",
+    "0100000000000000000000000000000000000000000000000000000000000000",
+    "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+    "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+    "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+]
+
+
+@pytest.mark.parametrize("point", LOW_ORDER)
+def test_low_order_keys_are_refused(point: str) -> None:
+    with pytest.raises(MalformedMessage, match="low order"):
+        key_between(ALICE, bytes.fromhex(point))
+
+
+def test_key_sizes_are_checked() -> None:
+    with pytest.raises(MalformedMessage, match="32 bytes, not 31"):
+        key_between(ALICE, bytes(31))
+    with pytest.raises(BadInput, match="32 bytes, not 33"):
+        KeyPair.from_private(Secret(bytes(33)))
+
+
+# --- small boxes --------------------------------------------------------------------------------------------------
+
+
+@given(st.binary(max_size=100))
+def test_small_boxes_open(plaintext: bytes) -> None:
+    sealed = seal_small(KEY, plaintext)
+    assert len(sealed) == len(plaintext) + 16
+    assert open_small(KEY, sealed) == plaintext
+
+
+def test_small_boxes_refuse_any_change() -> None:
+    sealed = seal_small(KEY, b"seed and blinder")
+    for bit in range(8 * len(sealed)):
+        forged = bytearray(sealed)
+        forged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(DecryptionFailed):
+            open_small(KEY, bytes(forged))
+    for wrong in (b"", sealed[:15], sealed[:-1], sealed + b"\0"):
+        with pytest.raises(DecryptionFailed):
+            open_small(KEY, wrong)
+    with pytest.raises(DecryptionFailed):
+        open_small(bytes(32), sealed)
+
+
+# --- streams ------------------------------------------------------------------------------------------------------
+
+
+def seal(plaintext: bytes, chunk: int, associated: bytes = b"manifest") -> list[bytes]:
+    return list(seal_stream(KEY, plaintext, associated, chunk))
+
+
+@given(st.binary(max_size=60), st.integers(1, 20), st.data())
+def test_streams_open_whole_and_in_any_pieces(plaintext: bytes, chunk: int, data: st.DataObject) -> None:
+    sealed = b"".join(seal(plaintext, chunk))
+    assert len(sealed) == sealed_stream_length(len(plaintext), chunk)
+    assert open_stream(KEY, sealed, b"manifest", len(plaintext), chunk) == plaintext
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(sealed)), max_size=6)))
+    opener = StreamOpener(KEY, b"manifest", len(plaintext), chunk)
+    opened = b"".join(opener.feed(sealed[a:b]) for a, b in pairwise([0, *cuts, len(sealed)]))
+    opener.finish()
+    assert opened == plaintext
+
+
+def test_byte_by_byte() -> None:
+    sealed = b"".join(seal(b"0123456789", 4))
+    opener = StreamOpener(KEY, b"manifest", 10, 4)
+    pieces = [bytes(opener.feed(sealed[k : k + 1])) for k in range(len(sealed))]
+    assert [p for p in pieces if p] == [b"0123", b"4567", b"89"]
+    opener.finish()
+
+
+def test_layout_of_chunks_is_stream() -> None:
+    # An independent reading: number (11 bytes, big-endian) ‖ last flag, bound to associated data, length, chunk size.
+    plaintext, chunk = b"0123456789", 4
+    cipher = AESGCM(derive_key("smpc-fl/1 stream", KEY))
+    bound = digest("smpc-fl/1 stream", b"manifest", (10).to_bytes(8, "little"), (4).to_bytes(8, "little"))
+    sealed = seal(plaintext, chunk)
+    for number, piece in enumerate(sealed):
+        nonce = number.to_bytes(11, "big") + (b"\1" if number == 2 else b"\0")
+        assert cipher.decrypt(nonce, piece, bound) == plaintext[4 * number : 4 * number + 4]
+
+
+def test_an_exact_multiple_ends_with_a_full_chunk_and_nothing_is_one_chunk() -> None:
+    assert [len(c) for c in seal(bytes(8), 4)] == [20, 20]
+    assert [len(c) for c in seal(b"", 4)] == [16]
+    opener = StreamOpener(KEY, b"manifest", 0, 4)
+    assert bytes(opener.feed(seal(b"", 4)[0])) == b""
+    opener.finish()
+
+
+def assert_refused(sealed: bytes, length: int = 12, chunk: int = 4, key: bytes = KEY, ad: bytes = b"manifest") -> None:
+    with pytest.raises(DecryptionFailed):
+        open_stream(key, sealed, ad, length, chunk)
+    opener = StreamOpener(key, ad, length, chunk)
+    with pytest.raises(DecryptionFailed):  # noqa: PT012
+        for k in range(0, len(sealed), 7):
+            opener.feed(sealed[k : k + 7])
+        opener.finish()
+
+
+def test_tampering_with_a_stream() -> None:
+    chunks = seal(b"abcdefghijkl", 4)
+    assert len(chunks) == 3
+    a, b, c = chunks
+    other = seal(b"ABCDEFGHIJKL", 4, b"other")
+    longer = seal(b"abcdefghijklmnop", 4)
+    for sealed in (
+        b"",  # nothing
+        a + b,  # cut at a chunk
+        (a + b + c)[:-1],  # cut within one
+        b + a + c,  # reordered
+        a + a + c,  # repeated
+        a + c,  # left out
+        a + b + b,  # another end
+        a + b + c + b"\0",  # extended by a byte
+        a + b + c + c,  # extended by a chunk
+        a + other[1] + c,  # spliced from another manifest's stream
+        longer[0] + longer[1] + longer[2],  # the head of a longer stream
+    ):
+        assert_refused(sealed)
+    whole = a + b + c
+    for bit in range(8 * len(whole)):
+        forged = bytearray(whole)
+        forged[bit // 8] ^= 1 << bit % 8
+        assert_refused(bytes(forged))
+    assert_refused(whole, key=bytes(32))
+    assert_refused(whole, ad=b"another")
+    assert_refused(whole, length=11)
+    assert_refused(whole, length=13)
+    assert_refused(whole, chunk=6)
+    # Same chunk boundaries, other chunk size: a single short chunk.
+    assert_refused(seal(b"abc", 4)[0], length=3, chunk=5)
+
+
+def test_a_failed_opener_stays_failed() -> None:
+    a, b = seal(b"abcdefgh", 4)
+    opener = StreamOpener(KEY, b"manifest", 8, 4)
+    for piece in (b, a, b):
+        with pytest.raises(DecryptionFailed):
+            opener.feed(piece)
+    with pytest.raises(DecryptionFailed, match="cut short"):
+        opener.finish()
+
+
+def test_overhead_at_the_default_chunk() -> None:
+    for mebibytes in (1, 4, 64):
+        assert sealed_stream_length(mebibytes * CHUNK) - mebibytes * CHUNK <= 64 * mebibytes
+    vector = np.arange(300_000, dtype="<u8")
+    sealed = b"".join(seal_stream(KEY, vector.view(np.uint8).data, b"manifest"))
+    assert len(sealed) == sealed_stream_length(vector.nbytes) == vector.nbytes + 16 * 3
+    opened = open_stream(KEY, bytearray(sealed), b"manifest", vector.nbytes)
+    assert isinstance(opened, bytearray)
+    assert opened == vector.tobytes()
+
+
+def test_one_key_may_seal_one_box_and_one_stream() -> None:
+    # Different subkeys: what one made is nothing to the other.
+    with pytest.raises(DecryptionFailed):
+        open_small(KEY, seal(b"x", 4)[0])
+    with pytest.raises(DecryptionFailed):
+        open_stream(KEY, seal_small(KEY, b"x"), b"manifest", 1, 4)
+
+
+def test_wrong_stream_arguments() -> None:
+    for call in (
+        lambda: seal(b"x", 0),
+        lambda: sealed_stream_length(4, 0),
+        lambda: StreamOpener(KEY, b"", -1),
+        lambda: open_stream(KEY, bytes(16), b"", -1),
+    ):
+        with pytest.raises(BadInput):
+            call()
