@@ -21,7 +21,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
-import numpy as np
 import numpy.typing as npt
 
 from smpc_fl.errors import BadInput, DatasetInvalid, JobNotApproved
@@ -75,7 +74,7 @@ class Request:
 
 
 class Ledger(Protocol):
-    """What the owner node and the command line need; `own.OwnLedger` and `syft.SyftLedger` are two of it."""
+    """What the owner node and the command line need; `own.OwnLedger` and `syft_ledger.SyftLedger` are two of it."""
 
     @property
     def kind(self) -> LedgerKind:
@@ -214,13 +213,13 @@ def check_parts(name: str, private: Mapping[str, Array], mock: Mapping[str, Arra
     return infos
 
 
+def printable(text: str) -> str:
+    """`text` with everything that could steer a terminal replaced; line ends and tabs stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else "\N{REPLACEMENT CHARACTER}" for c in text)
+
+
 def _spell(info: TensorInfo) -> str:
     return f"{info.dtype}[{', '.join(['rows', *map(str, info.shape_without_rows)])}]"
-
-
-def contiguous(tensors: Mapping[str, Array]) -> dict[str, Array]:
-    """C-ordered little-endian copies where needed: what is written to disk."""
-    return {name: np.ascontiguousarray(a, dtype=a.dtype.newbyteorder("<")) for name, a in tensors.items()}
 
 
 def open_ledger(kind: LedgerKind, home: Path, owner: str) -> Ledger:
@@ -229,7 +228,8 @@ def open_ledger(kind: LedgerKind, home: Path, owner: str) -> Ledger:
     Where syft is asked for and not installed, the node keeps the same ledger in its own store, and `notice` says so;
     but `Unavailable` when a syft ledger is already there, whose decisions must not be passed over."""
     from smpc_fl.nodes.ledger.own import OwnLedger
-    from smpc_fl.nodes.ledger.syft import SyftLedger, syft_installed
+    from smpc_fl.nodes.ledger.syft import syft_installed
+    from smpc_fl.nodes.ledger.syft_ledger import SyftLedger
 
     folder = home / "ledger"
     if kind == "own":
