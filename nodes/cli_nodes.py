@@ -29,6 +29,10 @@ FEDERATION = click.option(
 CHECK = click.option("--check", is_flag=True, help="Look at everything that the config names; start nothing.")
 LISTEN_FD = click.option("--listen-fd", type=click.IntRange(min=0), hidden=True, help="A socket that listens already.")
 
+WITH_PARENT = click.option(
+    "--with-parent", is_flag=True, hidden=True, help="Standard input is a pipe from our parent: stop when it closes."
+)
+
 
 def _call(module: str, attribute: str, *args: Any, **options: Any) -> Any:
     """Calls a function of a module that is only now imported: some of them load torch."""
@@ -54,39 +58,42 @@ def report(config: NodeConfig) -> None:
 @CONFIG
 @CHECK
 @LISTEN_FD
-def owner(config: Path, check: bool, listen_fd: int | None) -> None:
+@WITH_PARENT
+def owner(config: Path, check: bool, listen_fd: int | None, with_parent: bool) -> None:
     """Run a data owner's node. It dials out only, so it works behind a firewall."""
     loaded = load(config, OwnerConfig)
     if check:
         report(loaded)
     else:
-        _call("smpc_fl.nodes.owner", "main", loaded, listen_fd=listen_fd)
+        _call("smpc_fl.nodes.owner", "main", loaded, listen_fd=listen_fd, with_parent=with_parent)
 
 
 @click.command()
 @CONFIG
 @CHECK
 @LISTEN_FD
-def aggregator(config: Path, check: bool, listen_fd: int | None) -> None:
+@WITH_PARENT
+def aggregator(config: Path, check: bool, listen_fd: int | None, with_parent: bool) -> None:
     """Run an aggregator. Use two or more, run by parties that do not collude."""
     loaded = load(config, AggregatorConfig)
     if check:
         report(loaded)
     else:
-        _call("smpc_fl.nodes.aggregator", "main", loaded, listen_fd=listen_fd)
+        _call("smpc_fl.nodes.aggregator", "main", loaded, listen_fd=listen_fd, with_parent=with_parent)
 
 
 @click.command()
 @CONFIG
 @CHECK
 @LISTEN_FD
-def coordinator(config: Path, check: bool, listen_fd: int | None) -> None:
+@WITH_PARENT
+def coordinator(config: Path, check: bool, listen_fd: int | None, with_parent: bool) -> None:
     """Run the coordinator, which drives rounds."""
     loaded = load(config, CoordinatorConfig)
     if check:
         report(loaded)
     else:
-        _call("smpc_fl.nodes.coordinator", "main", loaded, listen_fd=listen_fd)
+        _call("smpc_fl.nodes.coordinator", "main", loaded, listen_fd=listen_fd, with_parent=with_parent)
 
 
 @click.command()

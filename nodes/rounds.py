@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ class RoundShell:
     send: Callable[[Send], Awaitable[int]]
     finished: Callable[[Any], Awaitable[None]]
     compute: Callable[[bytes], None] | None = None
-    sent: Callable[[Machine, int], None] | None = None
+    sent: Callable[[int], None] | None = None
     machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -100,7 +100,8 @@ class RoundShell:
             case EraseSecrets():
                 await self.journal.erase(self.stream, set(SECRET))
             case Send():
-                await self._deliver(command)
+                # Not awaited: one slow peer must hold up nobody else. A link keeps the order of its own messages.
+                self._spawn(self._deliver(command))
             case WakeAt(time=at):
                 self._wake_at(at)
             case Compute(model=model):
@@ -115,7 +116,7 @@ class RoundShell:
         except Unavailable:
             return  # the machine says it again when the peer is back
         if self.sent is not None:
-            self.sent(self.machine, written)
+            self.sent(written)
 
     def _wake_at(self, at: float, event: Event = _TICK) -> None:
         loop = asyncio.get_running_loop()
@@ -123,12 +124,15 @@ class RoundShell:
 
         def wake() -> None:
             self._timers.discard(handle)
-            task = loop.create_task(self.feed(event))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._spawn(self.feed(event))
 
         handle = loop.call_later(max(0.0, at - time.time()), wake)
         self._timers.add(handle)
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def close(self) -> None:
         """Stop waking the machine; what is durable stays."""

@@ -16,9 +16,9 @@ import msgspec
 import numpy as np
 import structlog
 
-from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, SmpcError, from_code
+from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, RunFailed, SmpcError, from_code
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
-from smpc_fl.learning.evaluation import read_evaluation
+from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import Aggregate, disassemble
@@ -67,7 +67,7 @@ class _Book:
     first_model: bytes
     attempts: list[Attempt] = field(default_factory=list)
     results: list[RoundResult] = field(default_factory=list)
-    values: list[bytes] = field(default_factory=list)
+    last_value: bytes = b""
     end: RunState | None = None
 
     @classmethod
@@ -81,7 +81,7 @@ class _Book:
             first_model=by_kind["model"][0],
             attempts=[msgspec.msgpack.decode(data, type=Attempt) for data in by_kind.get("attempt", [])],
             results=[decode(data, RoundResult) for data in by_kind.get("result", [])],
-            values=by_kind.get("value", []),
+            last_value=by_kind["value"][-1] if "value" in by_kind else b"",
             end=decode(by_kind["end"][0], RunState) if "end" in by_kind else None,
         )
 
@@ -102,6 +102,7 @@ class Run:
         self.cohort = sorted(self.start.cohort)
         self.state, self.waiting_for = "waiting", ""
         self.missing: dict[str, str] = {}
+        self._cancelled = False
         self._answers: dict[str, JobAnswer] = {}
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
@@ -202,12 +203,28 @@ class Run:
         except SmpcError as error:
             log.warning("run failed", run=self.id.hex(), error=error.code)
             end = RunState(self.id, "failed", len(self.book.results), error.code, str(error))
-        await self.finish(end)
+        await self._finish(end)
 
-    async def finish(self, end: RunState) -> None:
+    def cancel(self) -> None:
+        """Stop before the next round; the one under way ends as it ends."""
+        self._cancelled = True
+
+    async def _finish(self, end: RunState) -> None:
         await self.node.journal.append(self._stream, "end", encode(end))
         self.book.end, self.state = end, end.state
-        await self.publish(self, end, self.book.values[-1] if self.book.values else self.book.first_model)
+        await self.publish(self, end, self.last_value)
+
+    @property
+    def last_value(self) -> bytes:
+        """The newest model (float32), or the aggregate (float64)."""
+        return self.book.last_value or self.book.first_model
+
+    def history(self, after: int) -> list[tuple[RoundResult, bytes]]:
+        """Results from number `after` + 1 on with their values, read back from disk: memory holds only the newest."""
+        rows = self.node.journal.read(self._stream)
+        results = [decode(data, RoundResult) for kind, data in rows if kind == "result"]
+        values = [data for kind, data in rows if kind == "value"]
+        return list(zip(results, values, strict=True))[after:]
 
     async def _approvals(self) -> None:
         """Until every owner that is there has decided; those that are absent are not waited for very long."""
@@ -252,9 +269,11 @@ class Run:
     async def _train(self, job: TrainJob) -> None:
         layout = layout_of(job.plan)
         stopper = Stopper(job.stop)
-        model = np.frombuffer(self.book.values[-1] if self.book.values else self.book.first_model, np.float32)
+        model = np.frombuffer(self.last_value, np.float32)
         while len(self.book.results) < job.rounds:
             number, began = len(self.book.results) + 1, time.time()
+            if self._cancelled:
+                raise RunFailed(f"cancelled by {self.researcher} after {number - 1} rounds")
             reason = stopper.should_stop([result.metrics for result in self.book.results])
             if reason is not None:
                 log.info("stopped early", run=self.id.hex(), rounds=number - 1)
@@ -262,17 +281,17 @@ class Run:
             work, released, attempts = await self._round(train_round(number), model.tobytes())
             mean = self._read(work, released)
             model = apply(job.strategy, model, mean.mean, layout)
-            metrics, curves = dict(mean.metrics), {}
+            metrics = dict(mean.metrics)
             uploaded = dict(released.uploaded)
             last = number == job.rounds
             if job.evaluation is not None and (number % job.evaluation.every == 0 or last):
                 work_e, released_e, more = await self._round(evaluation_round(number), model.tobytes())
                 evaluated = self._read(work_e, released_e)
-                metrics |= read_evaluation(evaluated.mean, work_e.layout.payload)
+                metrics |= read_evaluation(evaluated.mean, evaluation_layout(job.plan, job.evaluation.bins))
                 uploaded = {o: uploaded.get(o, 0) + released_e.uploaded.get(o, 0) for o in self.cohort}
                 attempts += more - 1
             result = self._result(
-                work, released, mean, number, metrics, curves, uploaded, time.time() - began, attempts
+                work, released, mean, number, metrics, uploaded, time.time() - began, attempts
             )
             await self._keep(result, model.tobytes(), number)
 
@@ -285,7 +304,7 @@ class Run:
         assert isinstance(self.job, AggregateJob)
         value = mean.mean if self.job.reduce == "mean" else mean.sum
         result = self._result(
-            work, released, mean, 1, {}, {}, dict(released.uploaded), time.time() - began, attempts
+            work, released, mean, 1, {}, dict(released.uploaded), time.time() - began, attempts
         )  # fmt: skip
         await self._keep(result, np.asarray(value, np.float64).tobytes(), 1)
 
@@ -295,7 +314,7 @@ class Run:
 
     def _result(
         self, work: Work, released: Released, mean: Aggregate, number: int, metrics: dict[str, float],
-        curves: dict[str, list[float]], uploaded: dict[str, int], seconds: float, attempts: int,
+        uploaded: dict[str, int], seconds: float, attempts: int,
     ) -> RoundResult:  # fmt: skip
         included = [entry.owner for entry in released.agreed]
         missing = {o: self.missing.get(o, "its report was not complete at the deadline") for o in self.cohort}
@@ -314,14 +333,13 @@ class Run:
             worst_error=numbers.worst_error,
             attempts=attempts,
             ring_bits=numbers.ring_bits,
-            curves=curves,
         )
 
     async def _keep(self, result: RoundResult, value: bytes, number: int) -> None:
         """Result and model are durable; only then are the round's partial sums erased."""
         await self.node.journal.append_all(self._stream, [("result", encode(result)), ("value", value)])
         self.book.results.append(result)
-        self.book.values.append(value)
+        self.book.last_value = value
         for round_number in (train_round(number), evaluation_round(number)):
             for stream in self.node.journal.streams(f"round/{self.id.hex()}/{round_number}/"):
                 await self.node.journal.erase(stream)

@@ -341,7 +341,6 @@ class RoundResult(Message, frozen=True):
     worst_error: float
     attempts: Count
     ring_bits: Count
-    curves: dict[str, list[float]] = {}
 
 
 class StatusRequest(Message, frozen=True): ...

@@ -14,13 +14,12 @@ from typing import Literal
 
 from smpc_fl.errors import IsolationRefused, ManifestRefused, WeightOutOfRange
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, job_digest
-from smpc_fl.learning.evaluation import evaluation_layout
-from smpc_fl.learning.update import VectorLayout, row_weight
-from smpc_fl.plans.layout import layout_of, loss_of
+from smpc_fl.learning.metrics import evaluation_layout
+from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, row_weight
+from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.manifest import Expected
 
 Purpose = Literal["train", "evaluate", "aggregate"]
-TRAIN_METRICS = ("loss",)
 
 
 def train_round(number: int) -> int:
@@ -29,6 +28,7 @@ def train_round(number: int) -> int:
 
 
 def evaluation_round(number: int) -> int:
+    """The protocol round of the evaluation after training round `number`."""
     return 2 * (number - 1) + 1
 
 
@@ -65,7 +65,7 @@ class Work:
 def work_of(job: Job, purpose: Purpose) -> Work:
     """The round's layout and bounds, from nothing but the job."""
     if isinstance(job, AggregateJob):
-        layout = VectorLayout(math.prod(job.shape), ())
+        layout = VectorLayout(math.prod(job.shape))
         return Work(
             purpose, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits
         )  # fmt: skip
@@ -74,8 +74,7 @@ def work_of(job: Job, purpose: Purpose) -> Work:
         layout = VectorLayout(layout_of(job.plan).size, TRAIN_METRICS)
         return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits)
     assert job.evaluation is not None
-    names = evaluation_layout(loss_of(job.plan), job.evaluation.bins)
-    layout = VectorLayout(len(names), ())
+    layout = VectorLayout(evaluation_layout(job.plan, job.evaluation.bins).length)
     return Work(purpose, layout, 1.0, job.max_samples, "saturate", job.tolerance, job.ring_bits)
 
 

@@ -1,0 +1,97 @@
+"""Secure multi-party federated learning: what users type.
+
+    import smpc_fl as sf
+
+Everything is handed on lazily (PEP 562): importing this package, or a part of it such as `smpc_fl.protocols`, loads no
+torch, no websockets and no syft before a name that needs them is used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from smpc_fl.errors import (
+        BadInput,
+        IsolationRefused,
+        JobNotApproved,
+        PermissionDenied,
+        Refused,
+        RoundAborted,
+        RunFailed,
+        SmpcError,
+        Unavailable,
+    )
+    from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
+    from smpc_fl.nodes.client import Federation, connect
+    from smpc_fl.nodes.local import LocalFederation
+    from smpc_fl.nodes.training_run import Round, Run
+    from smpc_fl.plans.plan import Plan
+    from smpc_fl.pointers.aggregates import secure_mean, secure_sum
+    from smpc_fl.pointers.pointer import PointerTensor
+
+_WHERE = {
+    "BadInput": "errors",
+    "Evaluation": "jobs",
+    "FedAvg": "jobs",
+    "FedSGD": "jobs",
+    "Federation": "nodes.client",
+    "IsolationRefused": "errors",
+    "JobNotApproved": "errors",
+    "LocalFederation": "nodes.local",
+    "LocalTraining": "jobs",
+    "PermissionDenied": "errors",
+    "Plan": "plans.plan",
+    "PointerTensor": "pointers.pointer",
+    "Refused": "errors",
+    "Round": "nodes.training_run",
+    "RoundAborted": "errors",
+    "Run": "nodes.training_run",
+    "RunFailed": "errors",
+    "SmpcError": "errors",
+    "Stop": "jobs",
+    "Unavailable": "errors",
+    "connect": "nodes.client",
+    "secure_mean": "pointers.aggregates",
+    "secure_sum": "pointers.aggregates",
+}
+
+__all__ = [
+    "BadInput",
+    "Evaluation",
+    "FedAvg",
+    "FedSGD",
+    "Federation",
+    "IsolationRefused",
+    "JobNotApproved",
+    "LocalFederation",
+    "LocalTraining",
+    "PermissionDenied",
+    "Plan",
+    "PointerTensor",
+    "Refused",
+    "Round",
+    "RoundAborted",
+    "Run",
+    "RunFailed",
+    "SmpcError",
+    "Stop",
+    "Unavailable",
+    "connect",
+    "secure_mean",
+    "secure_sum",
+]
+__version__ = "0.1.0"
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _WHERE:
+        raise AttributeError(f"module 'smpc_fl' has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"smpc_fl.{_WHERE[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -1,0 +1,149 @@
+"""The aggregator process: one `AggregatorRound` for each (run, round, attempt), rebuilt from the journal at start.
+
+Imports neither torch nor syft: it adds integers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import structlog
+
+from smpc_fl.errors import MalformedMessage, ManifestRefused, UnknownMember, WrongRole
+from smpc_fl.nodes import web
+from smpc_fl.nodes.config import AggregatorConfig
+from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.node import Node, run_node
+from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.protocols.aggregator import AggregatorRound, State
+from smpc_fl.protocols.commands import Received
+from smpc_fl.protocols.manifest import Rules, manifest_hash
+from smpc_fl.protocols.messages import AbortRequest, Manifest, ManifestOffer, Message, PrekeyRequest, Refusal, Signed
+from smpc_fl.protocols.records import Record
+
+log = structlog.get_logger()
+
+Key = tuple[bytes, int, int]
+MAX_OPEN_ROUNDS = 256
+"""Attempts whose secrets this aggregator keeps at a time; a coordinator that asks for more is refused."""
+
+
+class Aggregator(Node):
+    role = "aggregator"
+
+    def __init__(self, config: AggregatorConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self._rounds: dict[Key, RoundShell] = {}
+        self._by_manifest: dict[bytes, Key] = {}
+
+    async def open(self) -> None:
+        for stream in self.journal.streams("round/"):
+            run, round_number, attempt = stream.split("/")[1:]
+            await self._begin((bytes.fromhex(run), int(round_number), int(attempt)))
+            self._retire()
+        self.server = await web.listen(self, self.config, self._status, roles={"owner", "coordinator"})
+
+    async def stop(self) -> None:
+        if hasattr(self, "server"):
+            await self.server.close()
+        for shell in self._rounds.values():
+            shell.close()
+        await super().stop()
+
+    def _status(self) -> dict[str, Any]:
+        return {"rounds": len(self._rounds), "connected": len(self.peers)}
+
+    async def handle(self, link: Link, event: Received) -> None:
+        shell = await self._round_of(link, event.message)
+        if shell is not None:
+            await shell.feed(event)
+            self._index(shell)
+
+    async def _round_of(self, link: Link, message: Message) -> RoundShell | None:
+        match message:
+            case (
+                PrekeyRequest(run=run, round=round_number, attempt=attempt)
+                | AbortRequest(run=run, round=round_number, attempt=attempt)
+            ):
+                if link.role != "coordinator":
+                    raise WrongRole("only the coordinator says this", peer=link.peer)
+                return await self._begin((run, round_number, attempt))
+            case ManifestOffer(manifest=signed):
+                key = self._by_manifest.get(manifest_hash(signed))
+                if key is not None:
+                    return self._rounds[key]
+                return await self._new_manifest(signed, link)
+            case Refusal():
+                log.warning("refusal", peer=link.peer, error=message.code, message=message.text)
+                return None
+            case _:
+                hash_ = getattr(message, "manifest_hash", None)
+                if hash_ is None:
+                    raise MalformedMessage(f"an aggregator takes no {type(message).__name__}", peer=link.peer)
+                key = self._by_manifest.get(hash_)
+                if key is None:
+                    raise ManifestRefused("this aggregator has accepted no such manifest", peer=link.peer)
+                return self._rounds[key]
+
+    async def _new_manifest(self, signed: Signed, link: Link) -> RoundShell:
+        manifest = self.party.open(signed, Manifest, "coordinator", phase="manifest")
+        key = (manifest.run, manifest.round, manifest.attempt)
+        if key not in self._rounds:
+            raise UnknownMember("no prekey of this aggregator was asked for under this round", peer=link.peer)
+        return self._rounds[key]
+
+    async def _begin(self, key: Key) -> RoundShell:
+        if key not in self._rounds:
+            if len(self._rounds) >= MAX_OPEN_ROUNDS:
+                self._retire()
+            if len(self._rounds) >= MAX_OPEN_ROUNDS:
+                raise ManifestRefused(f"{MAX_OPEN_ROUNDS} attempts are open at this aggregator: end some first")
+            coordinator = self.party.membership.coordinator.id
+
+            def build(records: Sequence[Record]) -> AggregatorRound:
+                return AggregatorRound.restore(
+                    self.party, self._rules, key, records, coordinator=coordinator, entropy=self.entropy
+                )
+
+            async def finished(outcome: object) -> None:
+                self.metrics.round_ended(released=outcome is None)
+
+            shell = RoundShell(
+                stream=f"round/{key[0].hex()}/{key[1]}/{key[2]}",
+                journal=self.journal,
+                build=build,
+                send=self.send,
+                finished=finished,
+            )
+            self._rounds[key] = shell
+            await shell.start()
+            self._index(shell)
+        return self._rounds[key]
+
+    @property
+    def _rules(self) -> Rules:
+        return Rules(self.config.policy.k_min)
+
+    def _index(self, shell: RoundShell) -> None:
+        machine = shell.machine
+        assert isinstance(machine, AggregatorRound)
+        if machine.manifest_hash:
+            self._by_manifest[machine.manifest_hash] = machine.key
+
+    def _retire(self) -> None:
+        """Forget the machines of ended rounds; their journal streams stay, so nothing of them can begin anew."""
+        ended = (State.CLOSED, State.ABORTED)
+        for key, shell in list(self._rounds.items()):
+            machine = shell.machine
+            assert isinstance(machine, AggregatorRound)
+            if machine.state in ended:
+                shell.close()
+                self._by_manifest.pop(machine.manifest_hash, None)
+                del self._rounds[key]
+
+
+def main(config: AggregatorConfig, *, listen_fd: int | None = None, with_parent: bool = False) -> None:
+    """`smpc-fl aggregator`: until SIGINT or SIGTERM."""
+    run_node(lambda: Aggregator(config), config.log, listen_fd=listen_fd, with_parent=with_parent)

@@ -1,0 +1,234 @@
+"""The researcher's end of the line: one connection to the coordinator, kept alive in a thread of its own.
+
+Python sessions are synchronous; the connection is not. `Channel` runs an event loop in a daemon thread and offers plain
+blocking calls that are safe from any thread, and from the garbage collector (`release`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import os
+import threading
+from collections import deque
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import structlog
+
+from smpc_fl.errors import PeerMisbehaviour, SmpcError, Unavailable, from_code
+from smpc_fl.nodes import web
+from smpc_fl.nodes.config import ResearcherConfig
+from smpc_fl.nodes.dialer import Dialer
+from smpc_fl.nodes.handshake import LocalMember
+from smpc_fl.nodes.keys import load_key
+from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.membership import LiveMembership
+from smpc_fl.nodes.pump import pump
+from smpc_fl.protocols import relay
+from smpc_fl.protocols.codec import verify
+from smpc_fl.protocols.messages import (
+    Message,
+    Refusal,
+    Relay,
+    RosterOffer,
+    RoundResult,
+    RunState,
+    Signed,
+    Status,
+    StatusRequest,
+)
+from smpc_fl.protocols.party import Party
+
+log = structlog.get_logger()
+
+T = TypeVar("T")
+OnRun = Callable[[RoundResult | RunState, bytes], None]
+COMMAND_TIMEOUT = 120.0
+"""Seconds until an owner that is connected and silent is given up; its first command may import torch."""
+
+
+class Channel:
+    """A researcher's connection. `runs`: by run id, who wants to hear of it."""
+
+    def __init__(self, config: ResearcherConfig) -> None:
+        self.members = LiveMembership(config)
+        self.me = LocalMember(config.id, "researcher", load_key(config.key), self.members)
+        self.config = config
+        self.session = os.urandom(16)
+        self._sequence = 0
+        self._waiting: dict[bytes, tuple[relay.Asked, asyncio.Future[bytes]]] = {}
+        self._status: list[asyncio.Future[Status]] = []
+        self._runs: dict[bytes, OnRun] = {}
+        self._resubscribe: dict[bytes, Callable[[], tuple[Message, bytes | None]]] = {}
+        self._released: deque[Callable[[], None]] = deque()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="smpc-fl-channel", daemon=True)
+        self._thread.start()
+        self._dialer: Dialer = self.call(self._open())
+
+    @property
+    def party(self) -> Party:
+        return Party(self.me.id, self.me.identity, self.members.current)
+
+    @property
+    def connected(self) -> bool:
+        return self._dialer.connected.is_set()
+
+    def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
+        """Run a coroutine in the channel's thread, and wait for it here."""
+        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        try:
+            return future.result(timeout)
+        except concurrent.futures.TimeoutError:
+            future.cancel()
+            raise Unavailable("no answer in time") from None
+
+    async def _open(self) -> Dialer:
+        coordinator = self.members.current.coordinator
+        return web.dial(self.config, self.me, coordinator.id, coordinator.address, self._converse)
+
+    def close(self) -> None:
+        if self._loop.is_closed():
+            return
+        self.call(self._stop())
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(5.0)
+        self._loop.close()
+
+    async def _converse(self, link: Link) -> None:
+        for again in list(self._resubscribe.values()):
+            message, attachment = again()
+            await link.send(self.party.sign(message), attachment)
+        await pump(link, self._on_message, on_refused=self._on_refused)
+
+    async def _on_refused(self, link: Link, error: SmpcError) -> None:
+        log.warning("a message of the coordinator was refused", error=error.code, message=error.message)
+
+    async def _stop(self) -> None:
+        await self._dialer.stop()
+        for _, future in self._waiting.values():
+            future.cancel()
+
+    def wait_connected(self, timeout: float) -> None:
+        """Until the coordinator is there; `Unavailable` with its address otherwise."""
+        coordinator = self.members.current.coordinator
+        try:
+            self.call(asyncio.wait_for(self._dialer.connected.wait(), timeout))
+        except TimeoutError:
+            raise Unavailable(
+                f"the coordinator {coordinator.id} at {coordinator.address} does not answer: is it running?"
+            ) from None
+
+    # --- sending ---
+
+    async def _tell(self, message: Message, attachment: bytes | None = None) -> int:
+        return await self._dialer.send(self.party.sign(message), attachment)
+
+    def tell(self, message: Message, attachment: bytes | None = None) -> None:
+        self.call(self._tell(message, attachment))
+
+    def ask_owner(self, owner: str, request: bytes, timeout: float = COMMAND_TIMEOUT) -> bytes:
+        """An owner's sealed response to one request, opened."""
+        return self.call(self._ask(owner, request, timeout))
+
+    async def _ask(self, owner: str, request: bytes, timeout: float) -> bytes:
+        self._sequence += 1
+        asked = relay.ask(self.party, owner, self.session, self._sequence, request, os.urandom)
+        about = self.session + self._sequence.to_bytes(8, "little")
+        future: asyncio.Future[bytes] = self._loop.create_future()
+        self._waiting[about] = (asked, future)
+        try:
+            await self._tell(Relay(owner, asked.signed))
+            async with asyncio.timeout(timeout):
+                return await future
+        except TimeoutError:
+            raise Unavailable(f"{owner} did not answer within {timeout:.0f} s", peer=owner) from None
+        finally:
+            self._waiting.pop(about, None)
+
+    def tell_owner_later(self, owner: str, request: Callable[[], bytes]) -> None:
+        """From the garbage collector: no lock, no wait, no error."""
+        self._released.append(lambda: self._spawn_ask(owner, request()))
+        try:
+            self._loop.call_soon_threadsafe(self._drain)
+        except RuntimeError:
+            self._released.clear()  # closed: the owner's leases end by themselves
+
+    def _drain(self) -> None:
+        while self._released:
+            self._released.popleft()()
+
+    def _spawn_ask(self, owner: str, request: bytes) -> None:
+        task = self._loop.create_task(self._quietly(owner, request))
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+
+    async def _quietly(self, owner: str, request: bytes) -> None:
+        try:
+            await self._ask(owner, request, 30.0)
+        except SmpcError:
+            log.debug("a release did not arrive; the lease will end", owner=owner)
+
+    def status(self, timeout: float = 10.0) -> Status:
+        return self.call(self._ask_status(), timeout)
+
+    async def _ask_status(self) -> Status:
+        future: asyncio.Future[Status] = self._loop.create_future()
+        self._status.append(future)
+        await self._tell(StatusRequest())
+        return await future
+
+    # --- runs ---
+
+    def follow(self, run: bytes, on_run: OnRun, again: Callable[[], tuple[Message, bytes | None]]) -> None:
+        """Hear of a run; `again()` is what is said whenever the connection is (back) up."""
+        self._runs[run], self._resubscribe[run] = on_run, again
+
+    def unfollow(self, run: bytes) -> None:
+        self._runs.pop(run, None)
+        self._resubscribe.pop(run, None)
+
+    # --- receiving ---
+
+    async def _on_message(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
+        message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
+        match message:
+            case RosterOffer(roster=roster):
+                self.members.offer(roster)
+            case Relay(inner=inner):
+                self._answered(inner)
+            case RoundResult(run=run) | RunState(run=run):
+                if run in self._runs:
+                    self._runs[run](message, bytes(attachment or b""))
+            case Status():
+                for future in self._status:
+                    if not future.done():
+                        future.set_result(message)
+                self._status.clear()
+            case Refusal():
+                self._refused(message, link.peer)
+            case _:
+                raise PeerMisbehaviour(f"a researcher takes no {type(message).__name__}", peer=link.peer)
+
+    def _answered(self, inner: Signed) -> None:
+        for asked, future in list(self._waiting.values()):
+            if asked.owner == inner.sender and not future.done():
+                try:
+                    future.set_result(asked.open(inner, self.party))
+                except PeerMisbehaviour:
+                    continue  # the answer to another of this owner's commands
+                return
+
+    def _refused(self, refusal: Refusal, peer: str) -> None:
+        error = from_code(refusal.code, refusal.text, peer=peer, phase=refusal.phase)
+        if refusal.about in self._waiting:
+            future = self._waiting[refusal.about][1]
+            if not future.done():
+                future.set_exception(error)
+        elif refusal.about in self._runs:
+            again = self._resubscribe.get(refusal.about)
+            if again is not None and refusal.code == "Unavailable":
+                state = RunState(refusal.about, "waiting", 0, "Lost", refusal.text)
+                self._runs[refusal.about](state, b"")
+        else:
+            log.warning("the coordinator refused", error=error.code, message=error.message)

@@ -1,0 +1,244 @@
+"""A researcher's federation: pointers, secure aggregates, training, status. `sf.connect` gives one; so does
+`LocalFederation`, which is one with the nodes started for you."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
+from smpc_fl.hashing import digest
+from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, Stop, TrainJob
+from smpc_fl.nodes.channel import Channel
+from smpc_fl.nodes.config import ResearcherConfig, load
+from smpc_fl.nodes.training_run import Following, Run, wait_for
+from smpc_fl.pointers.session import (
+    AggregateResult,
+    Found,
+    Mock,
+    Release,
+    Request,
+    Response,
+    Search,
+    Value,
+    encode_request,
+    open_response,
+)
+from smpc_fl.protocols.messages import Status
+
+if TYPE_CHECKING:
+    import torch
+
+    from smpc_fl.plans.plan import Plan
+    from smpc_fl.pointers.pointer import PointerTensor
+
+
+class OwnerHandle:
+    """One data owner, as a researcher sees it: names, shapes, mocks and pointers, never numbers."""
+
+    def __init__(self, federation: Federation, owner: str) -> None:
+        self._federation, self.id = federation, owner
+
+    def __repr__(self) -> str:
+        return f"<data owner {self.id}>"
+
+    def search(self, query: str = "") -> list[PointerTensor]:
+        """Pointers to all registered tensors, to those with a "#tag", or to the one of this name."""
+        from smpc_fl.pointers.pointer import PointerTensor
+
+        found = self._federation.request(self.id, Search(query))
+        assert isinstance(found, Found)
+        return [PointerTensor(self._federation, self.id, info) for info in found.objects]
+
+    def tensor(self, name: str) -> PointerTensor:
+        """A pointer to the registered tensor `name`. Raises `BadInput` naming what there is."""
+        for pointer in self.search(name):
+            if pointer.name == name:
+                return pointer
+        names = ", ".join(sorted(pointer.name for pointer in self.search(""))) or "none"
+        raise BadInput(f"{self.id} has no tensor {name!r}; it has: {names}", peer=self.id)
+
+    def mock(self, name: str) -> torch.Tensor:
+        """The public, invented stand-in of a registered tensor."""
+        from smpc_fl.pointers.literals import tensor_of
+
+        value = self._federation.request(self.id, Mock(name))
+        assert isinstance(value, Value)
+        return tensor_of(value.dtype, value.shape, value.data)
+
+
+class Federation:
+    """A connection to a federation's coordinator, and through it to everybody. A context manager."""
+
+    def __init__(self, config: ResearcherConfig) -> None:
+        self._channel = Channel(config)
+        self._k_min = config.k_min
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection; runs under way go on at the coordinator, objects die with their leases."""
+        self._channel.close()
+
+    def wait_connected(self, timeout: float = 30.0) -> Self:
+        self._channel.wait_connected(timeout)
+        return self
+
+    # --- members ---
+
+    @property
+    def owners(self) -> list[str]:
+        """Ids of the data owners, sorted."""
+        return [member.id for member in self._channel.members.current.owners]
+
+    @property
+    def aggregators(self) -> list[str]:
+        return [member.id for member in self._channel.members.current.aggregators]
+
+    @property
+    def k_min(self) -> int:
+        return self._k_min
+
+    def __getitem__(self, owner: str) -> OwnerHandle:
+        if owner not in self.owners:
+            raise UnknownMember(f"{owner!r} is no data owner of this federation; owners: {', '.join(self.owners)}")
+        return OwnerHandle(self, owner)
+
+    def __iter__(self) -> Iterator[OwnerHandle]:
+        return (self[owner] for owner in self.owners)
+
+    def search(self, query: str = "") -> dict[str, list[PointerTensor]]:
+        """{owner: pointers} for "#tag", a name, or everything; owners without a match are left out."""
+        found = {owner: self[owner].search(query) for owner in self.owners}
+        return {owner: pointers for owner, pointers in found.items() if pointers}
+
+    def status(self) -> Status:
+        """Members and runs, as the coordinator sees them."""
+        return self._channel.status()
+
+    def wait_for_owners(self, timeout: float = 60.0) -> Self:
+        """Until every member of the roster is connected. Raises `Unavailable` naming who is not."""
+        until = time.monotonic() + timeout
+        while True:
+            away = [m.id for m in self.status().members if not m.connected and m.role in ("owner", "aggregator")]
+            if not away:
+                return self
+            if time.monotonic() > until:
+                raise Unavailable(f"not connected after {timeout:.0f} s: {', '.join(away)}")
+            time.sleep(0.1)
+
+    # --- the Session that pointers call ---
+
+    def request(self, owner: str, request: Request) -> Response:
+        """An owner's response; raises what the owner refuses with."""
+        return open_response(self._channel.ask_owner(owner, encode_request(request)), owner=owner)
+
+    def release(self, owner: str, object_id: bytes) -> None:
+        self._channel.tell_owner_later(owner, lambda: encode_request(Release((object_id,))))
+
+    def aggregate(self, job: AggregateJob, owners: Sequence[str]) -> AggregateResult:
+        """One secure aggregate over exactly this cohort."""
+        following = Following(self._channel, job, list(owners), b"")
+        result, value = wait_for(following)
+        return AggregateResult(
+            np.frombuffer(value, np.float64).copy(), list(result.included), result.clipped, result.total_weight
+        )
+
+    # --- learning ---
+
+    def train(
+        self,
+        plan: Plan,
+        *,
+        inputs: str,
+        targets: str,
+        rounds: int = 10,
+        local: LocalTraining | None = None,
+        strategy: FedAvg | FedSGD | None = None,
+        evaluation: Evaluation | None = None,
+        stop: Stop | None = None,
+        owners: Sequence[str] | None = None,
+        clip: float = 10.0,
+        max_samples: int = 10_000,
+        tolerance: float = 1e-2,
+        ring_bits: int | None = None,
+        seed: int | None = None,
+    ) -> Run:
+        """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
+
+        `inputs`, `targets`: names of the owners' tensors. `clip`: largest L2 norm of an owner's update.
+        `max_samples`: public cap on an owner's rows. `tolerance`: largest decoding error that is accepted, in the worst
+        case of k_min owners of one row each. `seed`: repeats a run; drawn by the system without it."""
+        cohort = sorted(owners) if owners is not None else self.owners
+        if len(cohort) < self._k_min:
+            raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
+        first = plan.initial
+        job = TrainJob(
+            plan=plan.to_bytes(),
+            inputs=inputs,
+            targets=targets,
+            rounds=rounds,
+            local=local or LocalTraining(),
+            strategy=strategy or FedAvg(),
+            evaluation=evaluation,
+            stop=stop,
+            clip=clip,
+            max_samples=max_samples,
+            tolerance=tolerance,
+            ring_bits=_bits(ring_bits),
+            seed=_seed(seed),
+        )
+        return Run(Following(self._channel, job, cohort, first.tobytes()), plan, first)
+
+
+def _bits(bits: int | None) -> Any:
+    if bits not in (None, 32, 64):
+        raise BadInput(f"ring_bits is 32 or 64, not {bits}")
+    return bits
+
+
+def _seed(seed: int | None) -> bytes:
+    return os.urandom(16) if seed is None else digest("smpc-fl/1 run seed", str(seed).encode(), size=16)
+
+
+def connect(config: str | Path | ResearcherConfig, *, timeout: float = 30.0) -> Federation:
+    """A federation that runs elsewhere, by its researcher's config ("federation.toml").
+
+    Raises `ConfigInvalid`, or `Unavailable` when the coordinator does not answer within `timeout` seconds."""
+    loaded = config if isinstance(config, ResearcherConfig) else load(config, ResearcherConfig)
+    federation = Federation(loaded)
+    try:
+        return federation.wait_connected(timeout)
+    except BaseException:
+        federation.close()
+        raise
+
+
+def show_status(config: ResearcherConfig) -> None:
+    """`smpc-fl status`: members, runs and traffic."""
+    from rich.console import Console
+    from rich.table import Table
+
+    with connect(config, timeout=10.0) as federation:
+        status = federation.status()
+    console = Console()
+    members = Table("member", "role", "connected", title=f"roster version {status.roster_version}")
+    for member in status.members:
+        members.add_row(member.id, member.role, "yes" if member.connected else "no")
+    runs = Table("run", "kind", "state", "rounds", "uploaded", title="runs")
+    for run in status.runs:
+        runs.add_row(run.run.hex()[:8], run.kind, run.state, str(run.rounds), f"{run.uploaded:,} B")
+    console.print(members)
+    console.print(runs if status.runs else "no runs yet")

@@ -1,0 +1,213 @@
+"""The coordinator process: takes runs from researchers, drives their rounds, carries pointers' commands, keeps the books.
+
+It sees manifests, statuses, what was released, and sealed bytes. Imports neither torch nor syft.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import structlog
+
+from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, UnknownMember, WrongRole
+from smpc_fl.nodes import web
+from smpc_fl.nodes.config import CoordinatorConfig
+from smpc_fl.nodes.dialer import Dialer
+from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.node import Node, run_node
+from smpc_fl.nodes.run import Run
+from smpc_fl.protocols.codec import decode_message
+from smpc_fl.protocols.commands import Received
+from smpc_fl.protocols.messages import (
+    CancelRun,
+    Command,
+    JobAnswer,
+    MemberStatus,
+    Message,
+    Refusal,
+    Relay,
+    RoundResult,
+    RunState,
+    RunStatus,
+    StartRun,
+    Status,
+    StatusRequest,
+    Subscribe,
+)
+
+log = structlog.get_logger()
+
+
+class Coordinator(Node):
+    role = "coordinator"
+
+    def __init__(self, config: CoordinatorConfig) -> None:
+        super().__init__(config)
+        self.config = config
+        self._runs: dict[bytes, Run] = {}
+        self._subscribers: dict[bytes, set[str]] = {}
+        self._dialers: dict[str, Dialer] = {}
+
+    async def open(self) -> None:
+        for stream in self.journal.streams("run/"):
+            run = Run.resume(self, self.config.policy, stream, self._publish)
+            self._runs[run.id] = run
+        await self.roster_changed()
+        self.server = await web.listen(self, self.config, self._status, roles={"owner", "researcher"})
+        for run in self._runs.values():
+            self.spawn(run.drive())
+
+    async def stop(self) -> None:
+        for dialer in self._dialers.values():
+            await dialer.stop()
+        if hasattr(self, "server"):
+            await self.server.close()
+        await super().stop()
+
+    def _status(self) -> dict[str, Any]:
+        running = [run for run in self._runs.values() if run.book.end is None]
+        return {"runs": len(self._runs), "running": len(running), "connected": len(self.peers)}
+
+    async def roster_changed(self) -> None:
+        """Keep a connection to every aggregator of the roster, and to none that left it."""
+        wanted = {member.id: member.address for member in self.members.current.aggregators}
+        for id_ in [id_ for id_ in self._dialers if id_ not in wanted]:
+            await self._dialers.pop(id_).stop()
+        for id_, address in wanted.items():
+            if id_ not in self._dialers:
+                self._dialers[id_] = web.dial(self.config, self.me, id_, address, self.converse)
+
+    # --- messages ---
+
+    async def handle(self, link: Link, event: Received) -> None:
+        match link.role:
+            case "researcher":
+                await self._from_researcher(event)
+            case "owner":
+                await self._from_owner(event)
+            case _:
+                await self._to_runs(event)
+
+    async def _to_runs(self, event: Received) -> None:
+        for run in list(self._runs.values()):
+            await run.on_round_message(event)
+
+    async def _from_owner(self, event: Received) -> None:
+        match event.message:
+            case JobAnswer(run=run_id):
+                if run_id in self._runs:
+                    await self._runs[run_id].on_answer(event.sender, event.message)
+            case Relay(to=to):
+                await self._relay(event.message, to, "researcher", event.sender)
+            case _:
+                await self._to_runs(event)
+
+    async def _from_researcher(self, event: Received) -> None:
+        match event.message:
+            case StartRun(run=run_id):
+                await self._start(event, run_id)
+            case Subscribe(run=run_id, after=after):
+                await self._subscribe(event.sender, run_id, after)
+            case CancelRun(run=run_id):
+                self._run_of(event.sender, run_id).cancel()
+            case StatusRequest():
+                await self.tell(event.sender, self._report())
+            case Relay(to=to):
+                await self._relay(event.message, to, "owner", event.sender)
+            case Refusal():
+                log.warning("refusal", peer=event.sender, error=event.message.code)
+            case _:
+                raise MalformedMessage(
+                    f"a coordinator takes no {type(event.message).__name__} from a researcher", peer=event.sender
+                )
+
+    async def _relay(self, relay: Relay, to: str, role: str, sender: str) -> None:
+        """Carry a signed command or answer. It must be its sender's own; what it says is between the two ends."""
+        if relay.inner.sender != sender:
+            raise WrongRole("a relayed message must be the sender's own", peer=sender)
+        try:
+            self.members.key_of(to, role)  # type: ignore[arg-type]
+            if not await self.tell(to, Relay(to, relay.inner)):
+                raise UnknownMember(f"{to} is not connected: is its node running?", peer=to)
+        except SmpcError as error:
+            if role == "owner":
+                await self.tell(sender, _unanswered(relay, error))
+
+    # --- runs ---
+
+    async def _start(self, event: Received, run_id: bytes) -> None:
+        known = self._runs.get(run_id)
+        if known is None:
+            try:
+                model = bytes(event.attachment or b"")
+                run = await Run.begin(self, self.config.policy, event.signed, model, self._publish)
+            except SmpcError as error:
+                await self.tell(event.sender, RunState(run_id, "failed", 0, error.code, str(error.message)[:4000]))
+                return
+            self._runs[run_id] = run
+            self._subscribers[run_id] = {event.sender}
+            self.spawn(run.drive())
+        elif known.book.start != event.signed:
+            raise BadInput("another run has this id", peer=event.sender)
+
+    def _run_of(self, researcher: str, run_id: bytes) -> Run:
+        run = self._runs.get(run_id)
+        if run is None or run.researcher != researcher:
+            raise BadInput("this coordinator knows no such run of yours", peer=researcher, phase="run")
+        return run
+
+    async def _subscribe(self, researcher: str, run_id: bytes, after: int) -> None:
+        if run_id not in self._runs:
+            # The coordinator was killed before the start of the run was durable: the researcher says it again.
+            await self.tell(researcher, Refusal("Unavailable", "no such run here", "run", run_id))
+            return
+        run = self._run_of(researcher, run_id)
+        self._subscribers.setdefault(run_id, set()).add(researcher)
+        for result, value in run.history(after):
+            await self.tell(researcher, result, value)
+        if run.book.end is not None:
+            await self.tell(researcher, run.book.end, run.last_value)
+        elif run.waiting_for:
+            await self.tell(researcher, RunState(run_id, "waiting", 0, text=f"approval of {run.waiting_for}"))
+
+    async def _publish(self, run: Run, message: RoundResult | RunState, value: bytes) -> None:
+        if isinstance(message, RunState) and message.state in ("finished", "failed"):
+            self.metrics.run_ended(message.state)
+        for researcher in self._subscribers.get(run.id, set()):
+            self.spawn(self._tell(researcher, message, value))
+
+    async def _tell(self, researcher: str, message: Message, value: bytes) -> None:
+        await self.tell(researcher, message, value)
+
+    async def peer_up(self, peer: str, role: str) -> None:
+        for run in list(self._runs.values()):
+            await run.on_peer_up(peer)
+
+    def _report(self) -> Status:
+        members = [
+            MemberStatus(member.id, member.role, member.id in self.peers or member.id == self.id)
+            for member in self.members.current.members
+        ]
+        runs = [
+            RunStatus(
+                run.id, type(run.job).__name__, run.state, len(run.book.results),
+                sum(sum(result.uploaded.values()) for result in run.book.results),
+            )
+            for run in self._runs.values()
+        ]  # fmt: skip
+        return Status(self.members.roster_version, members, runs)
+
+
+def _unanswered(relay: Relay, error: SmpcError) -> Refusal:
+    """Tells a researcher which command found nobody: (session, sequence) in `about`."""
+    try:
+        command = decode_message(relay.inner.body)
+    except SmpcError:
+        command = None
+    about = command.session + command.sequence.to_bytes(8, "little") if isinstance(command, Command) else b""
+    return Refusal("Unavailable", error.message, "pointer", about)
+
+
+def main(config: CoordinatorConfig, *, listen_fd: int | None = None, with_parent: bool = False) -> None:
+    """`smpc-fl coordinator`: until SIGINT or SIGTERM."""
+    run_node(lambda: Coordinator(config), config.log, listen_fd=listen_fd, with_parent=with_parent)

@@ -1,0 +1,225 @@
+"""What all three kinds of node share: identity, roster, journal, live links, and the way in for every message.
+
+A message is believed when its envelope verifies under the roster's key of its sender, and its sender is the member at
+the other end of the link (relayed statements are verified where they are used). What a peer gets wrong is answered with
+a signed `Refusal` that says why; our own bugs are logged by type, never with a value.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+from collections.abc import Callable, Coroutine
+from pathlib import Path
+from typing import Any
+
+import structlog
+
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
+from smpc_fl.nodes import files, keys
+from smpc_fl.nodes.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
+from smpc_fl.nodes.handshake import LocalMember
+from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.logs import configure
+from smpc_fl.nodes.membership import LiveMembership
+from smpc_fl.nodes.metrics import NodeMetrics
+from smpc_fl.nodes.peers import Peers
+from smpc_fl.nodes.pump import pump
+from smpc_fl.protocols.codec import verify
+from smpc_fl.protocols.commands import Received, Send
+from smpc_fl.protocols.messages import Message, Refusal, RosterOffer, Signed
+from smpc_fl.protocols.party import Party
+
+log = structlog.get_logger()
+
+
+class Node:
+    """Base of the nodes. Subclasses implement `handle`, `peer_up`, `open` and `run`."""
+
+    role = ""
+    entropy: Entropy = staticmethod(os.urandom)
+
+    def __init__(self, config: OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig) -> None:
+        self.home: Path = files.private_folder(config.home)
+        self.members = LiveMembership(config)
+        self.me = LocalMember(config.id, self.role, keys.load_key(config.key), self.members)
+        self.journal = Journal.open(self.home / "journal.db")
+        self.metrics = NodeMetrics(config.id, self.role)
+        self.peers = Peers(on_up=self._link_up, on_down=self._link_down)
+        self.listen_fd: int | None = None
+        self.with_parent = False
+        self._tasks: set[asyncio.Task[Any]] = set()
+
+    @property
+    def id(self) -> str:
+        return self.me.id
+
+    @property
+    def party(self) -> Party:
+        """This node with the roster as it stands now; rounds that are under way keep the one they began with."""
+        return Party(self.me.id, self.me.identity, self.members.current)
+
+    # --- speaking ---
+
+    async def send(self, command: Send) -> int:
+        """Deliver a machine's message; the bytes that it took on the socket. Raises `Unavailable`."""
+        written = await self.peers.send(command.to, command.signed, command.attachment)
+        self.metrics.sent(type_of(command), written)
+        return written
+
+    async def tell(self, member: str, message: Message, attachment: bytes | None = None) -> bool:
+        """Send a message of our own, if the member is there; whoever needs it again is served by `peer_up`."""
+        try:
+            await self.send(Send(member, self.party.sign(message), attachment))
+        except Unavailable:
+            return False
+        return True
+
+    def connected(self, member: str) -> bool:
+        return member in self.peers
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Run in the background; an error that gets out is our own bug and is logged by its type."""
+        task = asyncio.get_running_loop().create_task(self._guard(work))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _guard(self, work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except SmpcError as error:
+            log.error("background work failed", error=error.code, message=error.message)
+
+    # --- listening ---
+
+    async def converse(self, link: Link) -> None:
+        """Everything that comes over one authenticated link, until it closes."""
+        self.peers.add(link)
+        try:
+            await pump(link, self._incoming, on_refused=self._refuse)
+        finally:
+            self.peers.remove(link)
+
+    async def _incoming(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
+        if signed.sender != link.peer:
+            raise BadSignature(
+                "a message in another member's name; relayed statements travel inside messages", peer=link.peer
+            )
+        message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
+        if isinstance(message, RosterOffer):
+            await self.offered_roster(message.roster)
+            return
+        await self.handle(link, Received(link.peer, message, signed, attachment))
+
+    async def _refuse(self, link: Link, error: SmpcError) -> None:
+        log.warning("refused", peer=link.peer, error=error.code, message=error.message)
+        self.metrics.refused(error.code)
+        await self.tell(link.peer, Refusal(error.code, error.message[:4000], error.phase or ""))
+
+    async def handle(self, link: Link, event: Received) -> None:
+        """One verified message from the member at the other end."""
+        raise MalformedMessage(f"{self.role} nodes take no such message", peer=link.peer)
+
+    async def peer_up(self, peer: str, role: str) -> None:
+        """A member has a new link."""
+
+    def _link_up(self, link: Link) -> None:
+        log.info("connected", peer=link.peer, role=link.role)
+        self.metrics.connected(len(self.peers))
+        self.spawn(self._greet(link))
+
+    async def _greet(self, link: Link) -> None:
+        if link.roster_version < self.members.roster_version:
+            await self.tell(link.peer, RosterOffer(self.members.signed))
+        await self.peer_up(link.peer, link.role)
+
+    def _link_down(self, link: Link) -> None:
+        log.info("disconnected", peer=link.peer, role=link.role)
+        self.metrics.connected(len(self.peers))
+
+    # --- roster ---
+
+    async def offered_roster(self, signed: bytes) -> None:
+        if self.members.offer(signed):
+            await self._spread_roster()
+
+    async def _spread_roster(self) -> None:
+        """A newer roster counts from now on: revoked members are cut off, everybody connected hears of it."""
+        log.info("roster", version=self.members.roster_version)
+        for peer in self.peers:
+            try:
+                self.members.lookup(peer)
+            except SmpcError as error:
+                self.peers.drop(peer, f"{error.code}: {error.message}"[:120])
+            else:
+                await self.tell(peer, RosterOffer(self.members.signed))
+        await self.roster_changed()
+
+    async def roster_changed(self) -> None:
+        """The membership is another one now."""
+
+    async def _watch_roster_file(self) -> None:
+        """Take up what the operator puts in the configured place (`smpc-fl roster accept`), without a restart."""
+        while True:
+            await asyncio.sleep(1.0)
+            if self.members.refresh():
+                await self._spread_roster()
+
+    # --- life ---
+
+    async def open(self) -> None:
+        """Start listening and dialling."""
+
+    async def stop(self) -> None:
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.peers.close()
+        self.journal.close()
+
+    async def run(self) -> None:
+        """Until SIGINT or SIGTERM."""
+        stop = asyncio.Event()
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        if self.with_parent:
+            # Standard input is a pipe from the process that started us: when it closes, that process is gone.
+            loop.add_reader(sys.stdin.fileno(), _gone(stop))
+        try:
+            await self.open()
+            self.spawn(self._watch_roster_file())
+            log.info("ready", id=self.id, role=self.role)
+            await stop.wait()
+        finally:
+            await self.stop()
+
+
+def _gone(stop: asyncio.Event) -> Callable[[], None]:
+    def look() -> None:
+        if not os.read(sys.stdin.fileno(), 1024):
+            asyncio.get_running_loop().remove_reader(sys.stdin.fileno())
+            stop.set()
+
+    return look
+
+
+def run_node(node: Callable[[], Node], level: str, *, listen_fd: int | None, with_parent: bool) -> None:
+    """A node process's whole life. The node is made inside the event loop, which its locks belong to."""
+
+    async def live() -> None:
+        made = node()
+        made.listen_fd, made.with_parent = listen_fd, with_parent
+        await made.run()
+
+    configure(level)
+    asyncio.run(live())
+
+
+def type_of(command: Send) -> str:
+    """What a sent envelope is called in the metrics: its role of receiver is not known here, so its size class."""
+    return "attached" if command.attachment else "plain"

@@ -1,0 +1,168 @@
+"""What an owner holds: the tensors of its ledger's datasets, by the names that researchers use, and the work done on them.
+
+A tensor's name is its own ("x") where no other dataset of this owner has one of that name, else "dataset/x". torch is
+imported at the first job or command, not before: a restarted owner first says again what it has to say.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch
+from smpc_fl.jobs import AggregateJob, Job, TrainJob
+from smpc_fl.learning.update import assemble
+from smpc_fl.nodes.ledger.base import Ledger
+from smpc_fl.pointers.lineage import Expression, decode_expression, names
+from smpc_fl.protocols.work import weight_of, work_of
+
+if TYPE_CHECKING:
+    import torch
+
+Array = npt.NDArray[Any]
+
+
+class Holdings:
+    """Read-only view of a ledger's datasets; `refresh` takes up what was added."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+        self._where: dict[str, tuple[str, str]] = {}
+        self._loaded: dict[str, dict[str, Array]] = {}
+        self.refresh()
+
+    def refresh(self) -> None:
+        """Look at the ledger's datasets again; the tensors themselves are read when they are needed."""
+        datasets = self._ledger.datasets()
+        counts: dict[str, int] = {}
+        for dataset in datasets:
+            for tensor in dataset.tensors:
+                counts[tensor] = counts.get(tensor, 0) + 1
+        self.datasets = {dataset.name: dataset for dataset in datasets}
+        self._where = {
+            (tensor if counts[tensor] == 1 else f"{dataset.name}/{tensor}"): (dataset.name, tensor)
+            for dataset in datasets
+            for tensor in dataset.tensors
+        }
+        self._loaded = {name: arrays for name, arrays in self._loaded.items() if name in self.datasets}
+
+    @property
+    def names(self) -> list[str]:
+        return sorted(self._where)
+
+    def place(self, name: str) -> tuple[str, str]:
+        """(dataset, tensor) of a name; `DatasetInvalid` says what there is instead."""
+        dataset, _, tensor = name.rpartition("/")
+        if name in self._where:
+            return self._where[name]
+        if dataset in self.datasets and tensor in self.datasets[dataset].tensors:
+            return dataset, tensor
+        raise DatasetInvalid(
+            f"this owner has no tensor {name!r}; it has: {', '.join(self.names) or 'none, see `smpc-fl datasets add`'}",
+            phase="job",
+        )
+
+    def dataset_of(self, name: str) -> str:
+        return self.place(name)[0]
+
+    def array(self, name: str) -> Array:
+        """The private tensor."""
+        dataset, tensor = self.place(name)
+        if dataset not in self._loaded:
+            self._loaded[dataset] = self._ledger.load_private(dataset)
+        return self._loaded[dataset][tensor]
+
+    def mock(self, name: str) -> Array:
+        """The public stand-in."""
+        dataset, tensor = self.place(name)
+        return self._ledger.load_mock(dataset)[tensor]
+
+    def tensor(self, name: str) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.array(name)))
+
+    # --- can it be done? ---
+
+    def check_training(self, job: TrainJob) -> None:
+        """The plan is one that this node runs, and the tensors that it names are here. Raises `PlanRejected`, …"""
+        from smpc_fl.plans.plan import Plan
+
+        Plan.from_bytes(job.plan)
+        held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
+        for name in [job.inputs, job.targets, *held_out]:
+            self.place(name)
+
+    def check_expression(self, expression: Expression, job: AggregateJob, cohort: list[str], k_min: int) -> None:
+        """All tensors are here, and the value has the job's shape whatever the number of rows."""
+        from smpc_fl.pointers.policy import check_aggregate
+
+        for name in names(expression):
+            self.place(name)
+        check_aggregate(job, cohort, k_min=k_min, tensor_type=self._meta)
+
+    def _meta(self, name: str) -> tuple[tuple[int, ...], str]:
+        """(shape behind the rows, dtype) of a registered tensor."""
+        dataset, tensor = self.place(name)
+        info = self.datasets[dataset].tensors[tensor]
+        return info.shape_without_rows, info.dtype
+
+    # --- work ---
+
+    def vector(
+        self, job: Job, purpose: str, round_number: int, model: bytes, *, owner: str, cohort: list[str]
+    ) -> npt.NDArray[np.float64]:
+        """This owner's secure vector for one round, float64[dimension]: computed, clipped, weighed."""
+        work = work_of(job, purpose)  # type: ignore[arg-type]
+        if isinstance(job, AggregateJob):
+            payload, rows, metrics = self._value(job), self._rows(job), {}
+        else:
+            payload, rows, metrics = self._learn(job, purpose, round_number, np.frombuffer(model, np.float32), owner)
+        weight = weight_of(job, work.purpose, owner, cohort, rows)
+        return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode)
+
+    def _learn(
+        self, job: TrainJob, purpose: str, round_number: int, model: npt.NDArray[np.float32], owner: str
+    ) -> tuple[Array, int, dict[str, float]]:
+        from smpc_fl.learning.evaluation import evaluate
+        from smpc_fl.learning.split import holdout
+        from smpc_fl.learning.training import train_locally
+        from smpc_fl.plans.plan import Plan
+
+        plan = Plan.from_bytes(job.plan)
+        x, y = self.tensor(job.inputs), self.tensor(job.targets)
+        evaluation = job.evaluation
+        if len(x) != len(y):
+            raise ShapeMismatch(f"{job.inputs} and {job.targets} do not have one row each: publish them together")
+        split = evaluation is not None and not evaluation.inputs
+        if evaluation is not None and split:
+            keep, held_out = holdout(len(x), evaluation.fraction, job.seed, owner)
+        if purpose == "train":
+            if split:
+                x, y = x[keep], y[keep]
+            result = train_locally(plan, model.copy(), x, y, job, round_number=round_number, owner=owner)
+            return result.delta, result.rows, dict(result.metrics)
+        if evaluation is None:
+            raise InternalError("a round of evaluation for a job without one")
+        if split:
+            x, y = x[held_out], y[held_out]
+        else:
+            x, y = self.tensor(evaluation.inputs), self.tensor(evaluation.targets)
+        averages, rows = evaluate(plan, model.copy(), x, y, evaluation.bins)
+        return averages, rows, {}
+
+    def _value(self, job: AggregateJob) -> Array:
+        from smpc_fl.pointers.evaluation import evaluate_expression
+
+        value = evaluate_expression(decode_expression(job.expression), self.tensor)
+        if list(value.shape) != job.shape:
+            raise ShapeMismatch("the value does not have the job's shape", phase="job")
+        return np.asarray(value.detach().double().numpy()).reshape(-1)
+
+    def _rows(self, job: AggregateJob) -> int:
+        rows = {len(self.array(name)) for name in names(decode_expression(job.expression))}
+        if len(rows) != 1:
+            raise ShapeMismatch("the tensors of this value do not have one row each: weigh it otherwise", phase="job")
+        return rows.pop()

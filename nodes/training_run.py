@@ -1,0 +1,189 @@
+"""A run as the researcher holds it: an iterator of rounds that outlives the coordinator's restarts."""
+
+from __future__ import annotations
+
+import copy
+import os
+import queue
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from smpc_fl.errors import SmpcError, Unavailable, from_code
+from smpc_fl.jobs import Job, encode_job
+from smpc_fl.protocols.manifest import model_digest
+from smpc_fl.protocols.messages import CancelRun, Message, RoundResult, RunState, StartRun, Subscribe
+
+if TYPE_CHECKING:
+    import torch
+
+    from smpc_fl.nodes.channel import Channel
+    from smpc_fl.plans.plan import Plan
+
+LONGEST_SILENCE = 120.0
+"""Seconds without a connection to the coordinator after which waiting is given up."""
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes on the sockets, by owner, for one training round (its evaluation included)."""
+
+    uploaded: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Round:
+    """One training round. `metrics`: securely aggregated. `included`: S. `missing`: who was not in S, and why.
+    `model`: float32[d] after the round. `worst_error`: bound on the decoding error of any slot of the mean."""
+
+    number: int
+    metrics: dict[str, float]
+    seconds: float
+    traffic: Traffic
+    included: list[str]
+    missing: dict[str, str]
+    total_weight: float
+    clipped: int
+    worst_error: float
+    attempts: int
+    ring_bits: int
+    model: npt.NDArray[np.float32] = field(repr=False)
+
+
+class Following:
+    """Hears of one run until it ends. Safe against lost connections: it asks again for what it has not had."""
+
+    def __init__(self, channel: Channel, job: Job, cohort: list[str], model: bytes) -> None:
+        self.id = os.urandom(16)
+        self.state = RunState(self.id, "waiting", 0)
+        self._channel = channel
+        self._start = StartRun(self.id, encode_job(job), sorted(cohort), model_digest(model))
+        self._model = model
+        self._seen = 0
+        self._events: queue.SimpleQueue[tuple[RoundResult | RunState, bytes]] = queue.SimpleQueue()
+        channel.follow(self.id, lambda message, value: self._events.put((message, value)), self._again)
+        channel.tell(self._start, model)
+
+    def _again(self) -> tuple[Message, bytes | None]:
+        return Subscribe(self.id, self._seen), None
+
+    def events(self) -> Iterator[tuple[RoundResult, bytes]]:
+        """Each round's result once, in order, until the run has finished. Raises what it failed with."""
+        silent_since = time.monotonic()
+        while True:
+            try:
+                message, value = self._events.get(timeout=0.5)
+            except queue.Empty:
+                if self._channel.connected:
+                    silent_since = time.monotonic()
+                elif time.monotonic() - silent_since > LONGEST_SILENCE:
+                    raise Unavailable(
+                        f"the coordinator has been away for {LONGEST_SILENCE:.0f} s; the run goes on when it is back: "
+                        "iterate again to hear of it"
+                    ) from None
+                continue
+            silent_since = time.monotonic()
+            if isinstance(message, RoundResult):
+                if message.number == self._seen + 1:
+                    self._seen = message.number
+                    yield message, value
+                continue
+            if message.code == "Lost":
+                self._channel.tell(self._start, self._model)
+                continue
+            self.state = message
+            if message.state == "failed":
+                self._channel.unfollow(self.id)
+                raise from_code(message.code, message.text)
+            if message.state == "finished" and self._seen >= message.rounds:
+                self._channel.unfollow(self.id)
+                return
+
+    def cancel(self) -> None:
+        self._channel.tell(CancelRun(self.id))
+
+
+class Run:
+    """Training under way: iterate for its rounds. `model` is the newest global model."""
+
+    def __init__(self, following: Following, plan: Plan, first: npt.NDArray[np.float32]) -> None:
+        self._following = following
+        self._plan = plan
+        self._vector = first
+        self._error: SmpcError | None = None
+        self.rounds: list[Round] = []
+        self._events = self._rounds()
+
+    def __repr__(self) -> str:
+        return f"<Run {self._following.id.hex()[:8]} {self.status}, {len(self.rounds)} rounds>"
+
+    @property
+    def status(self) -> str:
+        """waiting (for approvals, which it names), running, finished or failed."""
+        state = self._following.state
+        if state.state == "waiting" and self.rounds:
+            return "running"
+        return f"{state.state}: {state.text}" if state.text else state.state
+
+    def _rounds(self) -> Iterator[Round]:
+        for result, value in self._following.events():
+            self._vector = np.frombuffer(value, np.float32).copy()
+            round_ = Round(
+                result.number, result.metrics, result.seconds, Traffic(result.uploaded), list(result.included),
+                result.missing, result.total_weight, result.clipped, result.worst_error, result.attempts,
+                result.ring_bits, self._vector,
+            )  # fmt: skip
+            self.rounds.append(round_)
+            yield round_
+
+    def __iter__(self) -> Iterator[Round]:
+        """Every round once, from the first; an iterator that was left goes on, and a new one begins anew."""
+        at = 0
+        while True:
+            while at < len(self.rounds):
+                yield self.rounds[at]
+                at += 1
+            try:
+                next(self._events)
+            except StopIteration:
+                if at == len(self.rounds):
+                    return
+            except Unavailable:
+                self._events = self._rounds()
+                raise
+
+    def wait(self) -> Run:
+        """To the end; returns itself."""
+        for _ in self:
+            pass
+        return self
+
+    def cancel(self) -> None:
+        """Ask the coordinator to stop before the next round."""
+        self._following.cancel()
+
+    @property
+    def vector(self) -> npt.NDArray[np.float32]:
+        """The newest global model, float32[d], in the plan's layout."""
+        return self._vector.copy()
+
+    @property
+    def model(self) -> torch.nn.Module:
+        """A copy of the plan's module with the newest global weights."""
+        return self._plan.module_with(self._vector)
+
+    def plot(self, path: str | os.PathLike[str]) -> None:
+        """Draw the metrics of the rounds so far into a PNG or SVG file (needs matplotlib)."""
+        from smpc_fl.nodes.plots import draw_curves
+
+        draw_curves([copy.deepcopy(round_.metrics) for round_ in self.rounds], path)
+
+
+def wait_for(following: Following) -> tuple[RoundResult, bytes]:
+    """The only result of an aggregate."""
+    results: list[Any] = list(following.events())
+    return results[-1]

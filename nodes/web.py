@@ -1,0 +1,61 @@
+"""How a node listens and dials: its config's sockets, certificates and pages put together."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping
+from typing import TYPE_CHECKING
+
+import structlog
+
+from smpc_fl.errors import SmpcError
+from smpc_fl.nodes.addresses import parse_listen
+from smpc_fl.nodes.config import AggregatorConfig, CoordinatorConfig, NodeConfig
+from smpc_fl.nodes.dialer import Dialer
+from smpc_fl.nodes.handshake import LocalMember
+from smpc_fl.nodes.server import Handler, Listener, listening_socket, serve
+from smpc_fl.nodes.tls import dial_tls, listen_tls
+
+if TYPE_CHECKING:
+    from smpc_fl.nodes.node import Node
+
+log = structlog.get_logger()
+
+
+async def listen(
+    node: Node,
+    config: AggregatorConfig | CoordinatorConfig,
+    status: Callable[[], Mapping[str, object]],
+    *,
+    roles: Collection[str],
+) -> Listener:
+    """Listen as the config says, or on the socket that a parent process handed down (`node.listen_fd`)."""
+    host, port = parse_listen(config.listen)
+
+    def refused(error: SmpcError) -> None:
+        log.warning("connection refused", error=error.code, message=error.message)
+        node.metrics.refused(error.code)
+
+    return await serve(
+        node.converse,
+        node.me,
+        listening_socket(host, port, fd=node.listen_fd),
+        roles=roles,
+        ssl=listen_tls(config),
+        pages=node.metrics.pages(status),
+        on_refused=refused,
+    )
+
+
+def dial(config: NodeConfig, me: LocalMember, peer: str, address: str, handler: Handler) -> Dialer:
+    """A started dialer to one member; it keeps trying, and says in the log why it cannot."""
+    last = ""
+
+    def failed(error: SmpcError) -> None:
+        nonlocal last
+        if error.message != last:  # once for each reason, not at every try
+            last = error.message
+            log.warning("cannot connect", peer=peer, error=error.code, message=error.message)
+
+    dialer = Dialer(address, peer, me, handler, ssl=dial_tls(config, address), on_failed=failed)
+    dialer.start()
+    return dialer
