@@ -31,6 +31,7 @@ from smpc_fl.nodes.peers import Peers
 from smpc_fl.nodes.pump import pump
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received, Send
+from smpc_fl.protocols.manifest import subject_of
 from smpc_fl.protocols.messages import Message, Refusal, RosterOffer, Signed
 from smpc_fl.protocols.party import Party
 
@@ -113,12 +114,15 @@ class Node:
         if isinstance(message, RosterOffer):
             await self.offered_roster(message.roster)
             return
-        await self.handle(link, Received(link.peer, message, signed, attachment))
+        try:
+            await self.handle(link, Received(link.peer, message, signed, attachment))
+        except SmpcError as error:
+            await self._refuse(link, error, subject_of(message))
 
-    async def _refuse(self, link: Link, error: SmpcError) -> None:
+    async def _refuse(self, link: Link, error: SmpcError, about: bytes = b"") -> None:
         log.warning("refused", peer=link.peer, error=error.code, message=error.message)
         self.metrics.refused(error.code)
-        await self.tell(link.peer, Refusal(error.code, error.message[:4000], error.phase or ""))
+        await self.tell(link.peer, Refusal(error.code, error.message[:4000], error.phase or "", about))
 
     async def handle(self, link: Link, event: Received) -> None:
         """One verified message from the member at the other end."""

@@ -205,7 +205,7 @@ class AggregatorRound:
                 try:
                     return self._message(sender, message, attachment, now)
                 except SmpcError as error:
-                    about = getattr(message, "manifest_hash", b"")
+                    about = manifests.subject_of(message)
                     refusal = Refusal(error.code, str(error.message), error.phase or self.state.value, about)
                     return [Send(sender, self.party.sign(refusal))]
             case _:

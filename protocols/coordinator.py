@@ -312,13 +312,18 @@ class CoordinatorRound:
                     raise Equivocation("two different statements of one kind", peer=sender)
             case PartialSum() if message.manifest_hash == self.manifest_hash:
                 return self._partial(sender, message, event.attachment)
-            case Refusal() if self.state in (State.PREPARING, State.ENDORSING):
+            case Refusal(about=about) if about == self._subject:
                 self._why = from_code(message.code, message.text, peer=sender, phase=message.phase)
         return []
 
     def _is_this(self, message: Prekey | AttemptAborted) -> bool:
         plan = self.plan
         return (message.run, message.round, message.attempt) == (plan.run, plan.round, plan.attempt)
+
+    @property
+    def _subject(self) -> bytes:
+        """What a refusal must be about to end this attempt: later refusals of repeated messages do not."""
+        return {State.PREPARING: self.plan.run, State.ENDORSING: self.manifest_hash}.get(self.state, b"-")
 
     def _partial(self, sender: str, message: PartialSum, attachment: object) -> list[Command]:
         manifest = self.manifest

@@ -24,7 +24,10 @@ from smpc_fl.protocols.messages import (
     Endorsement,
     Entry,
     Manifest,
+    ManifestOffer,
+    Message,
     Prekey,
+    RoundOffer,
     Signed,
 )
 from smpc_fl.protocols.party import Party
@@ -38,6 +41,14 @@ LONGEST_ROUND = 7 * 24 * 3600.0
 def manifest_hash(signed: Signed) -> bytes:
     """The 32 bytes that everything in an attempt is bound to: over the coordinator's very bytes."""
     return digest("smpc-fl/1 manifest", signed.sender.encode(), signed.body)
+
+
+def subject_of(message: Message) -> bytes:
+    """What a refusal of `message` is about: its manifest's hash, else its run, else nothing."""
+    if isinstance(message, ManifestOffer | RoundOffer):
+        return manifest_hash(message.manifest)
+    subject: bytes = getattr(message, "manifest_hash", None) or getattr(message, "run", b"")
+    return subject
 
 
 def set_hash(manifest: bytes, agreed: Sequence[Entry]) -> bytes:
