@@ -96,7 +96,7 @@ def alternative_name(host: str) -> x509.GeneralName:
         return x509.IPAddress(ipaddress.ip_address(host))
     except ValueError:
         pass
-    labels = host.split(".")
+    labels = host.removeprefix("*.").split(".")
     if len(host) > 253 or not all(label and label.replace("-", "a").isalnum() and label.isascii() for label in labels):
         raise ConfigInvalid(f'"{host}" is neither a host name nor an IP address (no scheme, no port)')
     return x509.DNSName(host)

@@ -79,7 +79,10 @@ class LiveMembership:
         return True
 
     def refresh(self) -> bool:
-        """Reads the accepted roster again if its file changed (`smpc-fl roster accept`); True if the membership did."""
+        """Reads the accepted roster again if its file changed (`smpc-fl roster accept`); True if the membership did.
+
+        Raises `ConfigInvalid`, once for each new content of the file, if it cannot be believed (or is still being
+        written); the membership stays as it was then."""
         if self._stamp_of(self._config.roster) in (None, self._stamp):
             return False
         before = self._current

@@ -32,7 +32,7 @@ class Child:
 
     @property
     def command(self) -> list[str]:
-        return [sys.executable, "-m", "smpc_fl.nodes", self.role, "--config", str(self.config)]
+        return [sys.executable, "-m", "smpc_fl.nodes", self.role, "--config", str(self.config), "--with-parent"]
 
 
 def log_line(raw: bytes) -> str:
@@ -61,47 +61,53 @@ class _Supervisor:
 
     async def once(self, child: Child) -> int:
         """Runs a child to its end, or until everything stops; its exit code."""
-        process = await asyncio.create_subprocess_exec(
-            *child.command,
-            stdin=asyncio.subprocess.DEVNULL,
-            stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.STDOUT,
-            start_new_session=True,  # Ctrl-C reaches this process only, which stops the children in its own way
-        )
-        stop = asyncio.create_task(self.stopping.wait())
-        pump = asyncio.create_task(self.pump(child, process))
+        # A pipe of our own: asyncio's would count the child as running for as long as anything holds its output.
+        read_end, write_end = os.pipe()
         try:
-            await asyncio.wait({stop, pump}, return_when=asyncio.FIRST_COMPLETED)
-            if process.returncode is None and self.stopping.is_set():
-                process.send_signal(signal.SIGTERM)
-                try:
-                    await asyncio.wait_for(asyncio.shield(pump), GRACE)
-                except TimeoutError:
+            process = await asyncio.create_subprocess_exec(
+                *child.command,
+                stdin=asyncio.subprocess.PIPE,  # closed if this process dies: the child stops then (`--with-parent`)
+                stdout=write_end,
+                stderr=asyncio.subprocess.STDOUT,
+                start_new_session=True,  # Ctrl-C reaches this process only, which stops the children in its own way
+            )
+        finally:
+            os.close(write_end)
+        pump = asyncio.create_task(self.pump(child, read_end))
+        stop, ended = asyncio.create_task(self.stopping.wait()), asyncio.create_task(process.wait())
+        try:
+            await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)
+            if not ended.done():
+                process.terminate()
+                await asyncio.wait({ended}, timeout=GRACE)
+                if not ended.done():
                     self.say(child, f"did not stop within {GRACE:g} s and is killed")
-            else:
-                await pump
         finally:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)  # what is left of it, with whatever it had started itself
             stop.cancel()
-            code = await process.wait()
-            await asyncio.gather(stop, pump, return_exceptions=True)
+            code = await ended
+            await pump
         return code
 
-    async def pump(self, child: Child, process: asyncio.subprocess.Process) -> None:
-        """Shows a child's output until it closes it; an overlong line in pieces."""
-        assert process.stdout is not None
-        while True:
-            try:
-                line = await process.stdout.readuntil(b"\n")
-            except asyncio.IncompleteReadError as error:
-                if error.partial:
-                    self.say(child, log_line(error.partial))
-                break
-            except asyncio.LimitOverrunError as error:
-                line = await process.stdout.readexactly(error.consumed)
-            self.say(child, log_line(line))
-        await process.wait()
+    async def pump(self, child: Child, read_end: int) -> None:
+        """Shows a child's output until everybody has closed it; an overlong line in pieces."""
+        reader = asyncio.StreamReader()
+        transport, _ = await asyncio.get_running_loop().connect_read_pipe(
+            lambda: asyncio.StreamReaderProtocol(reader), os.fdopen(read_end, "rb")
+        )
+        try:
+            while True:
+                try:
+                    line = await reader.readuntil(b"\n")
+                except asyncio.LimitOverrunError as error:
+                    line = await reader.readexactly(error.consumed)
+                self.say(child, log_line(line))
+        except asyncio.IncompleteReadError as error:
+            if error.partial:
+                self.say(child, log_line(error.partial))
+        finally:
+            transport.close()
 
     async def keep(self, child: Child) -> None:
         """Runs a child again and again, ever more slowly, until everything stops."""

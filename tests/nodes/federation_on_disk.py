@@ -59,7 +59,8 @@ class OnDisk:
         extra: tuple[str, ...] = (),
     ) -> Roster:
         for id in extra:
-            self.identities.setdefault(id, make_key(self.folder / "keys" / f"{id}.key"))
+            if id not in self.identities:
+                self.identities[id] = make_key(self.folder / "keys" / f"{id}.key")
         ids = [id for id in [*MEMBERS, *extra] if id not in without and id not in revoked]
         gone = [Revocation(id, self.identities[id].public.key, "test") for id in revoked]
         return Roster.of("hospitals", version, map(self.member, ids), gone)
@@ -67,21 +68,21 @@ class OnDisk:
     def sign(self, roster: Roster) -> bytes:
         return sign_roster(roster, self.federation)
 
-    def config(self, id: str, **changes: object) -> NodeConfig:
+    def config(self, of: str, **changes: object) -> NodeConfig:
         """The config of a node, with `changes` to its fields."""
         tls = Tls(ca=self.folder / "tls" / "ca.pem") if self.scheme == "wss" else Tls()
-        if self.scheme == "wss" and MEMBERS[id] in ("aggregator", "coordinator"):
-            shown, key = self.folder / "tls" / f"{id}.pem", self.folder / "tls" / f"{id}.key"
+        if self.scheme == "wss" and MEMBERS[of] in ("aggregator", "coordinator"):
+            shown, key = self.folder / "tls" / f"{of}.pem", self.folder / "tls" / f"{of}.key"
             tls = Tls(ca=tls.ca, certificate=shown, key=key)
         fields: dict[str, object] = {
-            "id": id,
-            "home": self.folder / f"{id}-home",
-            "key": self.folder / "keys" / f"{id}.key",
+            "id": of,
+            "home": self.folder / f"{of}-home",
+            "key": self.folder / "keys" / f"{of}.key",
             "roster": self.signed_path,
             "federation_key": self.federation.public.hex,
             "tls": tls,
         }
-        match MEMBERS[id]:
+        match MEMBERS[of]:
             case "owner":
                 policy = OwnerPolicy(aggregators=("aggregator-1", "aggregator-2"))
                 return OwnerConfig(**{**fields, "policy": policy, "ledger": "own", **changes})  # type: ignore[arg-type]
@@ -92,9 +93,9 @@ class OnDisk:
             case "researcher":
                 return ResearcherConfig(**{**fields, **changes})  # type: ignore[arg-type]
 
-    def write_config(self, id: str, **changes: object) -> Path:
-        path = self.folder / f"{id}.toml"
-        path.write_text(to_toml(self.config(id, **changes)))
+    def write_config(self, of: str, **changes: object) -> Path:
+        path = self.folder / f"{of}.toml"
+        path.write_text(to_toml(self.config(of, **changes)))
         return path
 
 
