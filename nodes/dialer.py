@@ -30,6 +30,23 @@ BACKOFF = (0.05, 5.0)
 """Seconds: the first wait and the longest."""
 
 
+class Backoff:
+    """How long to wait before the next try, in seconds."""
+
+    def __init__(self, shortest: float, longest: float) -> None:
+        self._shortest = shortest
+        self._longest = longest
+        self._wait = shortest
+
+    def after(self, lasted: float) -> float:
+        """The wait after a try that, connection included, lasted so many seconds."""
+        if lasted > self._longest:
+            self._wait = self._shortest
+        wait = self._wait * (0.5 + secrets.randbelow(1 << 20) / (1 << 21))
+        self._wait = min(2 * self._wait, self._longest)
+        return wait
+
+
 class _Connect(connect):
     """websockets' `connect`, going only where it was told."""
 
@@ -107,17 +124,13 @@ class Dialer:
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()
-        shortest, longest = self._backoff
-        wait = shortest
+        backoff = Backoff(*self._backoff)
         while not self._stopping.is_set():
             began = loop.time()
             await self._once()
-            if loop.time() - began > longest:
-                wait = shortest
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(wait * (0.5 + secrets.randbelow(1 << 20) / (1 << 21))):
+                async with asyncio.timeout(backoff.after(loop.time() - began)):
                     await self._stopping.wait()
-            wait = min(2 * wait, longest)
 
     async def _once(self) -> None:
         """One connection, from dialling to its end, if it comes to one."""

@@ -92,6 +92,7 @@ class Link:
         # A client's frames carry a 4-byte mask (RFC 6455, section 5.3), a server's do not.
         self._mask_sent, self._mask_received = (4, 0) if dialled else (0, 4)
         self._sending = asyncio.Lock()
+        self._end: ConnectionClosed | None = None
 
     def __repr__(self) -> str:
         return f"<Link {self.peer or 'unauthenticated'} {self.role} {'open' if self.is_open else 'closed'}>"
@@ -179,11 +180,14 @@ class Link:
 
     async def _frames(self) -> AsyncGenerator[bytes, None]:
         """The fragments of one message."""
+        if self._end is not None:
+            raise self._gone(self._end)  # websockets tells it only once
         try:
             async for piece in self._socket.recv_streaming(decode=False):
                 self.bytes_received += frame_size(len(piece), self._mask_received)
                 yield piece
         except ConnectionClosed as error:
+            self._end = error
             if isinstance(error.__cause__, PayloadTooBig | ProtocolError):
                 raise MalformedMessage(
                     f"the connection was closed: {type(error.__cause__).__name__} on the wire", peer=self.peer or None
