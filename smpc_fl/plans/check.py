@@ -98,7 +98,9 @@ def _check_atom(atom: Argument, node: Node, defined: set[str]) -> None:
 def _check_arguments(node: Node, buffers: set[str]) -> None:
     if node.operator in operators.BUFFERS_ONLY:
         changed = [node.args[place] for place in operators.BUFFERS_ONLY[node.operator] if place < len(node.args)]
-        if node.kwargs or not all(argument is None or argument in buffers for argument in changed):
+        if node.kwargs or not all(
+            argument is None or (isinstance(argument, str) and argument in buffers) for argument in changed
+        ):
             raise PlanRejected(
                 f"node {node.name!r} ({node.operator}) would change something that is not a buffer of the model: "
                 "running statistics must be registered buffers"

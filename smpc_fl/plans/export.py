@@ -23,7 +23,7 @@ from smpc_fl.plans.document import Argument, Atom, Graph, Loss, Node, Part
 
 _LOSSES: Mapping[str, operators.Function] = {
     "cross_entropy": functional.cross_entropy,
-    "mse": functional.mse_loss,
+    "mse": torch.ops.aten.mse_loss.default,  # without functional's broadcasting, which no target should need
     "bce_with_logits": functional.binary_cross_entropy_with_logits,
 }
 
@@ -102,18 +102,20 @@ def export_graph(
         except PlanRejected:
             raise
         except Exception as error:
-            raise PlanRejected(f"torch.export cannot follow the network: {_first_line(error)}") from error
+            raise PlanRejected(f"torch.export cannot follow the network: {_reason(error)}") from error
     return _Translation(program, module.net).result()
 
 
-def _first_line(error: Exception) -> str:
+def _reason(error: Exception) -> str:
     text = str(error)
     if "specialized it to be a constant" in text:
         return "it fixes the number of rows; use x.shape[0] or -1 where it writes the size of the batch"
-    line = (text.strip().splitlines() or ["no reason given"])[0][:300]
-    return (
-        f"{line} (steps that depend on values, such as `if x.sum() > 0` or BatchNorm(momentum=None), are not possible)"
-    )
+    if "data-dependent" in text:
+        return (
+            "a step depends on values, such as `if x.sum() > 0` or BatchNorm(momentum=None); compute with torch.where, "
+            "and give batch norm a momentum"
+        )
+    return (text.strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 class _Translation:
@@ -127,6 +129,8 @@ class _Translation:
         """Placeholders of whole-number buffers."""
         self.fresh: set[str] = set()
         self.nodes: list[Node] = []
+        self.refused: dict[str, str] = {}
+        """Operators that are not allow-listed, each with the first node that has it."""
         self.names = _canonical_names(net)
 
     def result(self) -> tuple[Graph, list[int]]:
@@ -140,6 +144,13 @@ class _Translation:
                 raise PlanRejected(
                     f"the network holds a nested graph at {node.name!r}: leave out torch.no_grad and cond"
                 )
+        if self.refused:
+            raise PlanRejected(
+                "; ".join(
+                    f"operator {name} at node {node!r} is not allow-listed: {operators.remedy(name)}"
+                    for name, node in self.refused.items()
+                )
+            )
         loss, prediction = output.args[0]
         row = list(prediction.meta["val"].shape[1:])
         if not all(isinstance(size, int) for size in row):
@@ -166,7 +177,7 @@ class _Translation:
             name = self._plain(name, node, target)
             self.fresh.add(node.name)
         if name not in operators.ALLOWED:
-            raise PlanRejected(f"operator {name} at node {node.name!r} is not allow-listed: {operators.remedy(name)}")
+            self.refused.setdefault(name, node.name)
         if name in _FRESH:
             self.fresh.add(node.name)
         kwargs = {key: self._argument(value, node) for key, value in node.kwargs.items() if key not in _DEFAULTS}

@@ -117,7 +117,8 @@ ALLOWED: Mapping[str, str] = MappingProxyType(
         "aten.sum.default": "sum of all elements",
         "aten.sum.dim_IntList": "sum along dimensions",
         "aten.amax.default": "largest element along dimensions",
-        "aten.var.correction": "variance along dimensions",
+        "aten.var.dim": "variance along dimensions",
+        "aten.var.correction": "variance along dimensions, with another divisor",
         # the same numbers in another form
         "aten.to.dtype": "another type",
         "aten.contiguous.default": "the same elements, next to each other in memory",
