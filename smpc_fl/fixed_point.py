@@ -143,24 +143,30 @@ def worst_error(
     least_total_weight: float,
     *,
     bound: float = 0.0,
+    exact_weights: bool = False,
     rounding: Rounding = "nearest",
 ) -> float:
     """Bound on |decoded mean - exact weighted mean| in any slot, for any total weight >= `least_total_weight` = W.
 
     Each owner's rounding is off by at most u = 2^-(f+1) (nearest; 2^-f stochastic), so a decoded *sum* is off by at most
-    N · u, and a mean by N · u / W where the divisor Σw is exact: weights that are multiples of 2^-f, such as 1, or
-    counts over a power of two. (W = 1 gives the bound of a sum.) That is the answer for `bound` = 0.
+    N · u. `bound` = B is the largest |value| of an owner; the float64 arithmetic around (one product an owner, decoding,
+    division, and a float64 mean by `fsum` to compare with) adds at most 2^-48 · B.
 
-    Other weights are rounded as well. With |mean| <= `bound` = B, numerator and divisor together give
-    (1 + B) · N · u / (W - N · u), and float64 arithmetic at most 2^-48 · B more (here and in a float64 mean by `fsum` that
-    it may be compared with); infinity where W <= 2 · N · u."""
+    - `exact_weights`: every weight is a multiple of 2^-f, as 1 is, or a count over a power of two that is at most 2^f.
+      The divisor Σw is then exact: N · u / W. (W = 1 gives the bound of a sum.)
+    - Otherwise the weights are rounded too: (1 + B) · N · u / (W - N · u), and infinity where W <= 2 · N · u.
+
+    With `bound` = 0 both the divisor's rounding and float64's are left out: N · u / W, which is too small for a mean
+    whose weights are not exact."""
     if owners < 1 or not least_total_weight > 0 or not bound >= 0:
         raise BadInput("worst_error: owners and least_total_weight must be positive, bound not negative")
     off = owners * 2.0 ** -(fractional_bits + (1 if rounding == "nearest" else 0))
-    if bound == 0:
-        return off / least_total_weight
-    if least_total_weight <= 2 * off:
+    if exact_weights or bound == 0:
+        rounded = off / least_total_weight
+    elif least_total_weight <= 2 * off:
         return math.inf
-    # Derivation: sum S, |S| <= B · W, each product rounded once (2^-53 · B · W in all), then |e1| <= off, |e2| <= off:
-    # (S + e1) / (W + e2) - S / W = (e1 - (S / W) · e2) / (W + e2); two conversions and one division to float64 follow.
-    return (1 + bound) * off / (least_total_weight - off) * (1 + 2.0**-48) + bound * 2.0**-48
+    else:
+        # With sums S, |S| <= B · W, that are off by |e1|, |e2| <= N · u:
+        # (S + e1) / (W + e2) - S / W = (e1 - (S / W) · e2) / (W + e2).
+        rounded = (1 + bound) * off / (least_total_weight - off)
+    return rounded if bound == 0 else rounded * (1 + 2.0**-48) + bound * 2.0**-48

@@ -164,6 +164,13 @@ def test_largest_fractional_bits_is_the_largest(
             check_capacity(ring, bits + 1, owners, bound, weight_max, noise)
 
 
+def test_capacity_rounds_a_slot_up() -> None:
+    # 2^30 - 1/2 may be encoded as 2^30 (ties to even, or stochastically), and two of those leave the ring.
+    check_capacity(RING32, 0, 2, 2.0**30 - 1)
+    with pytest.raises(CapacityExceeded):
+        check_capacity(RING32, 0, 2, 2.0**30 - 0.5)
+
+
 @given(RINGS, st.integers(1, 50), st.floats(2.0**-10, 2.0**20), st.sampled_from(["nearest", "stochastic"]))
 def test_at_capacity_the_extreme_sum_still_fits(ring: Ring, owners: int, bound: float, rounding: str) -> None:
     format_ = FixedPoint(ring, largest_fractional_bits(ring, owners, bound))
@@ -216,7 +223,11 @@ def test_worst_error_grows_where_it_should() -> None:
     assert worst_error(20, 4, 2.0, bound=8.0) > 9 * worst_error(20, 4, 2.0)
     assert worst_error(20, 4, 2.0, bound=8.0) > worst_error(21, 4, 2.0, bound=8.0)
     assert worst_error(20, 4, 1.0, bound=8.0) > worst_error(20, 4, 2.0, bound=8.0)
+    exact, rounded = (worst_error(20, 4, 2.0, bound=8.0, exact_weights=exact) for exact in (True, False))
+    assert worst_error(20, 4, 2.0) < exact < rounded
+    assert worst_error(52, 4, 2.0, bound=8.0, exact_weights=True) > 8.0 * 2.0**-48
     assert worst_error(0, 4, 4.0, bound=8.0) == math.inf
+    assert worst_error(0, 4, 4.0, bound=8.0, exact_weights=True) < math.inf
     assert worst_error(0, 4, 8.0, bound=8.0, rounding="stochastic") == math.inf
 
 

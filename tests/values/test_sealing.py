@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import nacl.bindings
+import nacl.secret
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -274,6 +275,8 @@ def test_overhead_at_the_default_chunk() -> None:
 
 def test_one_key_may_seal_one_box_and_one_stream() -> None:
     # Different subkeys: what one made is nothing to the other.
+    box = nacl.secret.SecretBox(derive_key("smpc-fl/1 small", KEY))
+    assert box.decrypt(seal_small(KEY, b"x"), bytes(24)) == b"x"
     with pytest.raises(DecryptionFailed):
         open_small(KEY, seal(b"x", 4)[0])
     with pytest.raises(DecryptionFailed):

@@ -123,7 +123,7 @@ def test_the_sum_is_exact_and_the_mean_within_its_bound(case: Aggregation) -> No
 @settings(max_examples=50, deadline=None)
 @given(aggregations())
 def test_weights_on_the_grid_leave_only_the_numerators_rounding(case: Aggregation) -> None:
-    # Counts over a power of two: the divisor is exact, and the tighter bound (bound=0) holds.
+    # Counts over a power of two: the divisor is exact, and the tighter bound holds.
     owners = len(case.weights)
     bits = largest_fractional_bits(case.ring, owners, min(case.bound, 8.0))
     counts = [max(1, int(w * 1024)) for w in case.weights]
@@ -135,11 +135,11 @@ def test_weights_on_the_grid_leave_only_the_numerators_rounding(case: Aggregatio
     }
     decoded = format_.decode(aggregate(case, encoded))
     assert decoded[-1] == sum(counts) / 1024
-    stated = Fraction(worst_error(bits, owners, sum(counts) / 1024)) + Fraction(8, 2**48)
+    stated = worst_error(bits, owners, sum(counts) / 1024, bound=min(case.bound, 8.0), exact_weights=True)
     for got, column in zip((decoded[:-1] / decoded[-1]).tolist(), zip(*bounded, strict=True), strict=True):
         terms = (n * Fraction(float(v)) for n, v in zip(counts, column, strict=True))
         exact = sum(terms, Fraction(0)) / sum(counts)
-        assert abs(Fraction(got) - exact) <= stated
+        assert abs(Fraction(got) - exact) <= Fraction(stated)
 
 
 # --- one sharing --------------------------------------------------------------------------------------------------
