@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from smpc_fl.errors import BadSignature, ConfigInvalid, SmpcError
+from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes import roster_file
 from smpc_fl.nodes.addresses import parse_address
@@ -189,14 +189,11 @@ def certificate(folder: Path, name: str, hosts: tuple[str, ...], ca_name: str) -
 
 
 def _verified(path: Path, key: PublicIdentity) -> Roster:
+    signed = read_signed(path)
     try:
-        return open_roster(read_signed(path), key)
-    except BadSignature as error:
-        raise BadSignature(f"{path}: {error.message}") from None
-    except ConfigInvalid:
-        raise
+        return open_roster(signed, key)
     except SmpcError as error:
-        raise ConfigInvalid(f"{path}: {error.message}") from None
+        raise type(error)(f"{path}: {error.message}") from None
 
 
 def _confirm(yes: bool) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import select
 import signal
 import sys
 from dataclasses import dataclass, field
@@ -86,10 +87,19 @@ def test_what_a_node_started_itself_is_ended_with_it() -> None:
         "child.stdout.readline(); print(f'pid={child.pid}'); signal.pause()"
     )
     watcher = Watcher("pid=")
-    run_all([script(text)], watcher)
-    # It was killed; whoever adopted it may not have collected it yet, so a zombie counts as gone.
-    status = Path(f"/proc/{pid_in(watcher.lines)}/stat")
-    assert not status.exists() or status.read_text().rpartition(")")[2].split()[0] in "ZX"
+    handles: list[int] = []
+
+    def show(line: str) -> None:
+        if "pid=" in line:
+            handles.append(os.pidfd_open(pid_in([line])))
+        watcher(line)
+
+    run_all([script(text)], show)
+    # It was killed: its handle becomes readable when it has ended, whoever collects it.
+    poll = select.poll()
+    poll.register(handles[0], select.POLLIN)
+    assert poll.poll(10_000)
+    os.close(handles[0])
 
 
 def test_a_node_that_dies_is_started_again(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
