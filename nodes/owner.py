@@ -18,13 +18,13 @@ from smpc_fl.errors import BadInput, InternalError, MalformedMessage, SmpcError
 from smpc_fl.jobs import decode_job
 from smpc_fl.nodes import web
 from smpc_fl.nodes.config import OwnerConfig
+from smpc_fl.nodes.datasets import publish_configured
 from smpc_fl.nodes.dialer import Dialer
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
 from smpc_fl.nodes.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.owner_consent import Consent
 from smpc_fl.nodes.owner_data import Holdings
-from smpc_fl.nodes.publish import publish_datasets
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode
@@ -76,7 +76,7 @@ class Owner(Node):
     async def _open_ledger(self) -> None:
         def load() -> None:
             self.ledger = open_ledger(self.config.ledger, self.home, self.id)
-            publish_datasets(self.ledger, self.config.datasets)
+            publish_configured(self.ledger, self.config.datasets)
             self.holdings = Holdings(self.ledger)
 
         await asyncio.to_thread(load)

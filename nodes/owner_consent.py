@@ -8,7 +8,6 @@ several of them over one dataset can be subtracted from each other.
 from __future__ import annotations
 
 import asyncio
-from typing import Annotated
 
 import msgspec
 
@@ -21,34 +20,26 @@ from smpc_fl.errors import (
     SmpcError,
     WrongRole,
 )
-from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
+from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, encode_job, job_digest
 from smpc_fl.nodes.config import OwnerPolicy
 from smpc_fl.nodes.journal import Journal
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.nodes.owner_data import Holdings
-from smpc_fl.pointers.lineage import decode_expression, describe, lineage_digest, names
+from smpc_fl.pointers.lineage import decode_expression, describe
+from smpc_fl.pointers.policy import check_history, weighting
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.messages import JobAnswer, Signed, StartRun
 from smpc_fl.protocols.party import Party
-from smpc_fl.protocols.work import check_weights
 
-MAX_REMEMBERED = 1024
+HISTORY = "aggregates"
+"""Journal stream of the aggregates that this owner's tensors have gone into."""
 
 
 class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Which aggregates one dataset has gone into. `vectors`: by kind ("rows", "equal", "given"), the weights by owner;
-    `cohorts`: sorted ids; `bounds`: by lineage digest."""
+    """An approved aggregate: the job's bytes and its cohort, sorted ids."""
 
-    vectors: dict[str, dict[str, float]] = {}
-    cohorts: Annotated[list[list[str]], msgspec.Meta(max_length=MAX_REMEMBERED)] = []
-    bounds: dict[str, float] = {}
-
-
-def weighting_of(job: AggregateJob, cohort: list[str]) -> tuple[str, dict[str, float]]:
-    """(kind, weights by owner where they were given)."""
-    if job.weights is not None:
-        return "given", dict(zip(cohort, job.weights, strict=True))
-    return ("rows" if job.reduce == "mean" else "equal"), {}
+    job: bytes
+    cohort: list[str]
 
 
 class Consent:
@@ -85,7 +76,7 @@ class Consent:
         digest = job_digest(start.job).hex()
         warning = self._check(job, sorted(start.cohort))
         if warning and self._policy.approve == "auto" and self._ledger.status(digest) != "approved":
-            raise IsolationRefused(f"{warning}: only the owner's explicit approval allows it", phase="job")
+            raise IsolationRefused(warning, phase="job")
         kind = "train" if isinstance(job, TrainJob) else "aggregate"
         request = self._ledger.submit(digest, kind, researcher, summary(job, start, warning), start.job)
         if request.status == "pending" and self._policy.approve == "auto":
@@ -101,39 +92,18 @@ class Consent:
                 )
             self._holdings.check_training(job)
             return ""
-        expression = decode_expression(job.expression)
-        self._holdings.check_expression(expression, job, cohort, self._policy.k_min)
-        check_weights(job.weights, cohort)
-        return self._weighed_before(job, cohort)
-
-    def _weighed_before(self, job: AggregateJob, cohort: list[str]) -> str:
-        """What an earlier aggregate over the same dataset makes of this one: several weight vectors, cohorts that differ
-        by fewer than k_min owners, or several bounds over one lineage could be subtracted to tell on one owner."""
-        kind, weights = weighting_of(job, cohort)
-        lineage = lineage_digest(job.expression).hex()
-        for dataset in self._datasets(job):
-            past = self._past(dataset)
-            others = [known for known in past.vectors if known != kind]
-            if past.vectors.get(kind, weights) != weights:
-                return f"dataset {dataset!r} has gone into another weight vector before"
-            if others and kind not in past.vectors and self._policy.weightings == "one":
-                return f"dataset {dataset!r} has been weighed otherwise before ({', '.join(sorted(others))})"
-            if past.bounds.get(lineage, job.bound) != job.bound:
-                return f"this value of dataset {dataset!r} was released with another bound before"
-            for before in past.cohorts:
-                apart = (set(before) - set(cohort), set(cohort) - set(before))
-                if any(0 < len(part) < self._policy.k_min for part in apart):
-                    return (
-                        f"dataset {dataset!r} was summed before over a cohort that differs by fewer than k_min owners"
-                    )
+        self._holdings.check_aggregate(job, cohort, self._policy.k_min)
+        try:
+            check_history(
+                job, cohort, self._history(), k_min=self._policy.k_min, weightings=self._policy.weightings
+            )  # fmt: skip
+        except IsolationRefused as error:
+            return error.message
         return ""
 
-    def _datasets(self, job: AggregateJob) -> list[str]:
-        return sorted({self._holdings.dataset_of(name) for name in names(decode_expression(job.expression))})
-
-    def _past(self, dataset: str) -> Past:
-        data = self._journal.get(f"aggregates/{dataset}")
-        return msgspec.msgpack.decode(data, type=Past) if data else Past()
+    def _history(self) -> list[tuple[AggregateJob, list[str]]]:
+        past = [msgspec.msgpack.decode(data, type=Past) for _, data in self._journal.read(HISTORY)]
+        return [(job, each.cohort) for each in past if isinstance(job := decode_job(each.job), AggregateJob)]
 
     async def _answer(self, run: bytes, start: StartRun, job: Job) -> JobAnswer:
         digest = job_digest(start.job)
@@ -149,16 +119,9 @@ class Consent:
         return JobAnswer(run, digest, "rejected", JobNotApproved.__name__, f"the owner rejected the job{because}")
 
     async def _remember(self, job: AggregateJob, cohort: list[str]) -> None:
-        kind, weights = weighting_of(job, cohort)
-        for dataset in self._datasets(job):
-            past = self._past(dataset)
-            cohorts = past.cohorts if cohort in past.cohorts else [*past.cohorts, cohort][-MAX_REMEMBERED:]
-            now = Past(
-                past.vectors | {kind: weights}, cohorts,
-                past.bounds | {lineage_digest(job.expression).hex(): job.bound},
-            )  # fmt: skip
-            if now != past:
-                await self._journal.put(f"aggregates/{dataset}", msgspec.msgpack.encode(now))
+        if (job, cohort) not in self._history():
+            past = msgspec.msgpack.encode(Past(encode_job(job), cohort))
+            await self._journal.append(HISTORY, "past", past)
 
     def known(self, run: bytes) -> Signed | None:
         """The signed `StartRun` that this owner was offered under `run`."""
@@ -205,12 +168,11 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
             held = job.evaluation.inputs or f"{job.evaluation.fraction:.0%} of the rows, held out"
             lines.append(f"Evaluated on {held}; the metrics leave as one sum over all owners.")
     else:
-        kind, weights = weighting_of(job, sorted(start.cohort))
-        shown = ", ".join(f"{owner}: {weight:g}" for owner, weight in weights.items())
+        given = zip(sorted(start.cohort), job.weights or [], strict=False)
+        shown = ", ".join(f"{owner}: {weight:g}" for owner, weight in given)
         lines += [
             f"Secure {job.reduce} of {describe(decode_expression(job.expression))} over {len(start.cohort)} owners "
-            f"({', '.join(sorted(start.cohort))}), weighed by {shown or kind}.",
-            f"Values beyond ±{job.bound:g} saturate. Leaves: the {job.reduce} of {(len(job.shape) and job.shape) or 1} "
-            f"numbers over all of these owners, and nothing of one.",
+            f"({', '.join(sorted(start.cohort))}), weights: {shown or weighting(job)}.",
+            f"Values beyond ±{job.bound:g} saturate. What leaves is the {job.reduce} over all of them together.",
         ]
     return "\n".join(lines)

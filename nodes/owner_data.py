@@ -15,11 +15,13 @@ from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
 from smpc_fl.learning.update import assemble
 from smpc_fl.nodes.ledger.base import Ledger
-from smpc_fl.pointers.lineage import Expression, decode_expression, names
+from smpc_fl.pointers.lineage import decode_expression, names
 from smpc_fl.protocols.work import weight_of, work_of
 
 if TYPE_CHECKING:
     import torch
+
+    from smpc_fl.pointers.shapes import Spec
 
 Array = npt.NDArray[Any]
 
@@ -54,18 +56,25 @@ class Holdings:
 
     def place(self, name: str) -> tuple[str, str]:
         """(dataset, tensor) of a name; `DatasetInvalid` says what there is instead."""
-        dataset, _, tensor = name.rpartition("/")
         if name in self._where:
             return self._where[name]
-        if dataset in self.datasets and tensor in self.datasets[dataset].tensors:
-            return dataset, tensor
         raise DatasetInvalid(
             f"this owner has no tensor {name!r}; it has: {', '.join(self.names) or 'none, see `smpc-fl datasets add`'}",
             phase="job",
         )
 
-    def dataset_of(self, name: str) -> str:
-        return self.place(name)[0]
+    @property
+    def leaves(self) -> dict[str, Spec]:
+        """Public shapes and types of all tensors; a private number of rows is named after its dataset."""
+        from smpc_fl.pointers.shapes import Spec
+
+        specs = {}
+        for name, (dataset, tensor) in self._where.items():
+            about = self.datasets[dataset]
+            info = about.tensors[tensor]
+            rows = dataset if about.rows is None else about.rows
+            specs[name] = Spec((rows, *info.shape_without_rows), info.dtype)
+        return specs
 
     def array(self, name: str) -> Array:
         """The private tensor."""
@@ -95,19 +104,13 @@ class Holdings:
         for name in [job.inputs, job.targets, *held_out]:
             self.place(name)
 
-    def check_expression(self, expression: Expression, job: AggregateJob, cohort: list[str], k_min: int) -> None:
-        """All tensors are here, and the value has the job's shape whatever the number of rows."""
+    def check_aggregate(self, job: AggregateJob, cohort: list[str], k_min: int) -> None:
+        """All tensors are here, the value has the job's shape whatever the number of rows, and nobody is isolated."""
         from smpc_fl.pointers.policy import check_aggregate
 
-        for name in names(expression):
+        for name in names(decode_expression(job.expression)):
             self.place(name)
-        check_aggregate(job, cohort, k_min=k_min, tensor_type=self._meta)
-
-    def _meta(self, name: str) -> tuple[tuple[int, ...], str]:
-        """(shape behind the rows, dtype) of a registered tensor."""
-        dataset, tensor = self.place(name)
-        info = self.datasets[dataset].tensors[tensor]
-        return info.shape_without_rows, info.dtype
+        check_aggregate(job, cohort, leaves=self.leaves, k_min=k_min)
 
     # --- work ---
 
@@ -117,7 +120,8 @@ class Holdings:
         """This owner's secure vector for one round, float64[dimension]: computed, clipped, weighed."""
         work = work_of(job, purpose)  # type: ignore[arg-type]
         if isinstance(job, AggregateJob):
-            payload, rows, metrics = self._value(job), self._rows(job), {}
+            payload, rows = self._operand(job)
+            metrics: dict[str, float] = {}
         else:
             payload, rows, metrics = self._learn(job, purpose, round_number, np.frombuffer(model, np.float32), owner)
         weight = weight_of(job, work.purpose, owner, cohort, rows)
@@ -153,16 +157,15 @@ class Holdings:
         averages, rows = evaluate(plan, model.copy(), x, y, evaluation.bins)
         return averages, rows, {}
 
-    def _value(self, job: AggregateJob) -> Array:
-        from smpc_fl.pointers.evaluation import evaluate_expression
+    def _operand(self, job: AggregateJob) -> tuple[Array, int]:
+        """(the expression's value float64[size], the rows that weigh it or 1 where they do not count)."""
+        from smpc_fl.pointers.evaluation import operand
+        from smpc_fl.pointers.policy import counted_group
 
-        value = evaluate_expression(decode_expression(job.expression), self.tensor)
-        if list(value.shape) != job.shape:
-            raise ShapeMismatch("the value does not have the job's shape", phase="job")
-        return np.asarray(value.detach().double().numpy()).reshape(-1)
-
-    def _rows(self, job: AggregateJob) -> int:
-        rows = {len(self.array(name)) for name in names(decode_expression(job.expression))}
-        if len(rows) != 1:
-            raise ShapeMismatch("the tensors of this value do not have one row each: weigh it otherwise", phase="job")
-        return rows.pop()
+        expression = decode_expression(job.expression)
+        used = names(expression)
+        value = operand(expression, {name: self.tensor(name) for name in used}, job.bound)
+        if job.reduce == "sum" or job.weights is not None:
+            return value, 1
+        counted_group(expression, self.leaves)
+        return value, max(len(self.array(name)) for name in used)

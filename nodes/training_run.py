@@ -8,7 +8,7 @@ import queue
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -185,5 +185,4 @@ class Run:
 
 def wait_for(following: Following) -> tuple[RoundResult, bytes]:
     """The only result of an aggregate."""
-    results: list[Any] = list(following.events())
-    return results[-1]
+    return list(following.events())[-1]

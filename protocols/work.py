@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from smpc_fl.errors import IsolationRefused, ManifestRefused, WeightOutOfRange
+from smpc_fl.errors import ManifestRefused
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, job_digest
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, row_weight
@@ -89,31 +89,22 @@ def _max_samples(job: TrainJob) -> int:
 def _resolution(job: AggregateJob) -> int:
     """1 / the least weight that an owner may have, in whole numbers: what `max_samples` is for row counts."""
     if job.weights is not None:
-        return math.ceil(1 / min(job.weights))
+        least = math.ceil(1 / min(job.weights))
+        # A power of two would claim that weights are whole multiples of 1 / it (`manifest.stated_error`).
+        whole = all((weight * least).is_integer() for weight in job.weights)
+        return least if whole else least + 1
     return job.max_samples if job.reduce == "mean" else 1
-
-
-def check_weights(weights: Sequence[float] | None, cohort: Sequence[str]) -> None:
-    """Given weights must leave nobody alone: one for each owner, and none over half of the sum.
-
-    Raises `IsolationRefused` or `WeightOutOfRange`; owners check it again on the approved bytes."""
-    if weights is None:
-        return
-    if len(weights) != len(cohort):
-        raise WeightOutOfRange(f"{len(weights)} weights for a cohort of {len(cohort)} owners: give one for each owner")
-    if max(weights) > math.fsum(weights) / 2:
-        raise IsolationRefused("one weight is over half of the sum: the result would tell on one owner")
 
 
 def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], rows: int) -> float:
     """An owner's weight in (0, 1]: rows / max_samples, 1, or the researcher's for this owner.
 
     Raises `WeightOutOfRange` (also for no rows at all)."""
-    by_rows = row_weight(rows, job.max_samples)
     if isinstance(job, AggregateJob):
         if job.weights is not None:
             return job.weights[sorted(cohort).index(owner)]
-        return by_rows if job.reduce == "mean" else 1.0
+        return row_weight(rows, job.max_samples) if job.reduce == "mean" else 1.0
+    by_rows = row_weight(rows, job.max_samples)
     if purpose == "evaluate" or job.strategy.weights == "rows":
         return by_rows
     return 1.0
