@@ -78,7 +78,8 @@ class _Supervisor:
         try:
             await asyncio.wait({stop, ended}, return_when=asyncio.FIRST_COMPLETED)
             if not ended.done():
-                process.terminate()
+                with contextlib.suppress(ProcessLookupError):  # it may end at this very moment
+                    process.terminate()
                 await asyncio.wait({ended}, timeout=GRACE)
                 if not ended.done():
                     self.say(child, f"did not stop within {GRACE:g} s and is killed")
