@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 
 import numpy as np
 import numpy.typing as npt
@@ -14,8 +14,8 @@ from smpc_fl.pointers.literals import tensor_of
 from smpc_fl.pointers.operations import operation, run
 
 
-def evaluate(expression: Expression, tensors: Mapping[str, torch.Tensor]) -> torch.Tensor:
-    """The value of an expression that `shapes.infer_expression` has accepted.
+def evaluate_expression(expression: Expression, tensor: Callable[[str], torch.Tensor]) -> torch.Tensor:
+    """The value of an expression that `shapes.infer_expression` has accepted; `tensor(name)` is a registered tensor.
 
     Whatever goes wrong becomes one `BadInput` without a cause: torch's messages may show values or numbers of rows."""
     last_use: dict[int, int] = {}
@@ -28,7 +28,7 @@ def evaluate(expression: Expression, tensors: Mapping[str, torch.Tensor]) -> tor
             for index, node in enumerate(expression.nodes):
                 match node:
                     case Registered(name):
-                        values[index] = tensors[name]
+                        values[index] = tensor(name)
                     case Literal(dtype, shape, data):
                         values[index] = tensor_of(dtype, shape, data)
                     case Apply(function, arguments):
@@ -41,11 +41,11 @@ def evaluate(expression: Expression, tensors: Mapping[str, torch.Tensor]) -> tor
     return values[len(expression.nodes) - 1]
 
 
-def operand(expression: Expression, tensors: Mapping[str, torch.Tensor], bound: float) -> npt.NDArray[np.float64]:
+def operand(expression: Expression, tensor: Callable[[str], torch.Tensor], bound: float) -> npt.NDArray[np.float64]:
     """The value of an owner's operand of a secure aggregate: float64[size], row-major, every element finite.
 
     NaN and infinities become values beyond ±`bound`, so that they saturate and their owner is counted as clipped: to
     refuse them would tell, owner by owner, whether log(x - c) is NaN, and so where x lies."""
-    value = evaluate(expression, tensors).to(torch.float64)
+    value = evaluate_expression(expression, tensor).to(torch.float64)
     outside = 2.0 * bound
     return torch.nan_to_num(value, nan=outside, posinf=outside, neginf=-outside).contiguous().numpy().reshape(-1)
