@@ -18,6 +18,14 @@ SEED_BYTES = 32
 BLINDER_BYTES = 32
 
 
+def check_key(public: bytes) -> None:
+    """Raises `MalformedMessage` for a peer's X25519 key that nothing may be sealed to (low order).
+
+    Checked with the manifest that carries it: found out only when something is to be sealed, it would come too late."""
+    nobody = PublicIdentity(bytes(32))
+    channel_key(Secret(bytes(32)), public, sender=nobody, receiver=nobody, manifest_hash=b"", about=b"", kind="")
+
+
 @dataclass(frozen=True)
 class Channel:
     """The keys between two members for one report id (or set hash) `about` of one manifest. `own_private` and

@@ -5,6 +5,7 @@ There is no negotiation: a node takes the manifest as it is or refuses it with t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -18,6 +19,7 @@ from smpc_fl.errors import (
 )
 from smpc_fl.fixed_point import FixedPoint, check_capacity, largest_fractional_bits, worst_error
 from smpc_fl.hashing import digest
+from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
     AttemptAborted,
@@ -47,7 +49,7 @@ def subject_of(message: Message) -> bytes:
     """What a refusal of `message` is about: its manifest's hash, else its run, else nothing."""
     if isinstance(message, ManifestOffer | RoundOffer):
         return manifest_hash(message.manifest)
-    subject: bytes = getattr(message, "manifest_hash", None) or getattr(message, "run", b"")
+    subject: bytes = getattr(message, "manifest_hash", b"") or getattr(message, "run", b"")
     return subject
 
 
@@ -75,9 +77,13 @@ class Numbers:
         return FixedPoint(ring(self.ring_bits), self.fractional_bits)
 
 
-def least_weight(k_min: int, max_samples: int) -> float:
-    """The smallest Σw that a release can have: k_min owners of one row each."""
-    return k_min / max_samples
+def stated_error(fractional_bits: int, *, owners: int, clip: float, max_samples: int, k_min: int) -> float:
+    """Bound on |decoded mean - exact mean| in any slot, also where Σw is smallest: k_min owners of one row each.
+
+    The weights rows / max_samples are rounded like every other slot, unless they are whole multiples of the scale's unit,
+    which they are if max_samples is a power of two: then the divisor is exact and the bound smaller by 1 + clip."""
+    exact = max_samples & (max_samples - 1) == 0 and max_samples.bit_length() - 1 <= fractional_bits
+    return worst_error(fractional_bits, owners, k_min / max_samples, bound=0.0 if exact else clip)
 
 
 def choose_numbers(
@@ -89,14 +95,14 @@ def choose_numbers(
     tried: list[Numbers] = []
     for bits in (ring_bits,) if ring_bits else (32, 64):
         fractional = largest_fractional_bits(ring(bits), owners, clip)
-        error = worst_error(fractional, owners, least_weight(k_min, max_samples))
+        error = stated_error(fractional, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min)
         tried.append(Numbers(bits, fractional, error))
         if error <= tolerance:
             return tried[-1]
     last = tried[-1]
     if last.ring_bits == 32:
         wider = largest_fractional_bits(ring(64), owners, clip)
-        if worst_error(wider, owners, least_weight(k_min, max_samples)) <= tolerance:
+        if stated_error(wider, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min) <= tolerance:
             raise PrecisionTooLow(
                 f"with ring_bits=32 a decoded mean could be off by {last.worst_error:.3g}, over the job's tolerance of "
                 f"{tolerance:.3g}: use ring_bits=64, a smaller clip, or a smaller max_samples",
@@ -140,6 +146,7 @@ def prekeys(manifest: Manifest, party: Party) -> dict[str, bytes]:
         prekey = party.open(signed, Prekey, "aggregator", phase=PHASE)
         if (prekey.run, prekey.round, prekey.attempt) != (manifest.run, manifest.round, manifest.attempt):
             raise ManifestRefused("a prekey belongs to another round or attempt", peer=signed.sender, phase=PHASE)
+        check_key(prekey.public)
         found[signed.sender] = prekey.public
     return found
 
@@ -177,6 +184,7 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
             phase=PHASE,
         )
     prekeys(manifest, party)
+    check_key(manifest.coordinator_key)
     if manifest.k_min < rules.k_min or len(cohort) < manifest.k_min:
         raise CohortTooSmall(
             f"the manifest has k_min = {manifest.k_min} and a cohort of {len(cohort)}, this node's floor is "
@@ -186,9 +194,18 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
         )
     if not now < manifest.deadline <= now + LONGEST_ROUND:
         raise refuse("the deadline has passed, or lies more than a week ahead: check the clocks")
-    fixed = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits)
-    check_capacity(fixed.ring, fixed.fractional_bits, len(cohort), manifest.clip)
-    stated = worst_error(fixed.fractional_bits, len(cohort), least_weight(manifest.k_min, manifest.max_samples))
+    if manifest.ring_bits not in (32, 64):
+        raise refuse(f"there is no ring of {manifest.ring_bits} bits: 32 or 64")
+    if not math.isfinite(manifest.clip):
+        raise refuse("the clip is infinite: no sum of such updates has a bound")
+    check_capacity(ring(manifest.ring_bits), manifest.fractional_bits, len(cohort), manifest.clip)
+    stated = stated_error(
+        manifest.fractional_bits,
+        owners=len(cohort),
+        clip=manifest.clip,
+        max_samples=manifest.max_samples,
+        k_min=manifest.k_min,
+    )
     if manifest.worst_error < stated:
         raise refuse("the manifest states a smaller decoding error than its scale gives")
     _check_aborts(manifest, party)
@@ -196,19 +213,21 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
 
 
 def _check_aborts(manifest: Manifest, party: Party) -> None:
-    """An attempt after the first needs every aggregator's signed abort of the one before: two sums never both exist."""
-    if manifest.attempt == 0:
-        if manifest.aborts:
-            raise ManifestRefused("a first attempt carries no aborts", peer=manifest.coordinator, phase=PHASE)
-        return
-    before = (manifest.run, manifest.round, manifest.attempt - 1)
+    """A new attempt needs every aggregator's signed abort of *every* attempt before it: two sums never both exist.
+
+    Those of the last attempt alone would not do: aggregators also sign an abort of an attempt that never began, so one
+    could be skipped to get past one that was released."""
+    found: list[tuple[int, str]] = []
     for signed in manifest.aborts:
         aborted = party.open(signed, AttemptAborted, "aggregator", phase=PHASE)
-        if (aborted.run, aborted.round, aborted.attempt) != before:
-            raise ManifestRefused("an abort is of another attempt", peer=signed.sender, phase=PHASE)
-    if [signed.sender for signed in manifest.aborts] != aggregator_ids(manifest):
+        if (aborted.run, aborted.round) != (manifest.run, manifest.round):
+            raise ManifestRefused("an abort is of another round", peer=signed.sender, phase=PHASE)
+        found.append((aborted.attempt, signed.sender))
+    aggregators = aggregator_ids(manifest)
+    wanted = ((attempt, id_) for attempt in range(manifest.attempt) for id_ in aggregators)
+    if len(found) != manifest.attempt * len(aggregators) or any(a != b for a, b in zip(found, wanted, strict=True)):
         raise ManifestRefused(
-            "a new attempt must carry the abort of every aggregator of the last one, sorted by id",
+            "a new attempt must carry the abort of every aggregator, sorted by id, for each attempt before it",
             peer=manifest.coordinator,
             phase=PHASE,
         )

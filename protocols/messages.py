@@ -28,11 +28,12 @@ from msgspec import Meta
 
 PROTOCOL_VERSION = 1
 
-Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*$")]
+Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Key = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Id128 = Annotated[bytes, Meta(min_length=16, max_length=16)]
-Text = Annotated[str, Meta(max_length=4096)]
+LONGEST_TEXT = 4096
+Text = Annotated[str, Meta(max_length=LONGEST_TEXT)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Small = Annotated[bytes, Meta(max_length=1 << 16)]
 Large = Annotated[bytes, Meta(max_length=1 << 24)]
@@ -111,8 +112,8 @@ class Manifest(Message, frozen=True):
 
     `aggregators` are their signed `Prekey` envelopes, sorted by id. `dimension` counts every slot of the secure vector
     (payload, metrics, weight, clipped flag). `clip` bounds a payload slot, `worst_error` a decoded mean's slot.
-    `model_digest` covers the model that everyone got. `aborts`: for attempt > 0, every aggregator's signed
-    `AttemptAborted` of the attempt before."""
+    `model_digest` covers the model that everyone got. `aborts`: every aggregator's signed `AttemptAborted` of every
+    attempt before this one, by attempt, then by id."""
 
     version: int
     federation: Hash
@@ -120,7 +121,7 @@ class Manifest(Message, frozen=True):
     run: Id128
     round: Count
     attempt: Count
-    purpose: Annotated[str, Meta(pattern="^(train|evaluate|aggregate)$")]
+    purpose: Annotated[str, Meta(pattern=r"^(train|evaluate|aggregate)\Z")]
     coordinator: Id
     coordinator_key: Key
     cohort: Annotated[list[Id], Meta(min_length=1, max_length=MAX_MEMBERS)]
@@ -134,9 +135,9 @@ class Manifest(Message, frozen=True):
     deadline: float
     job_digest: Hash
     model_digest: Hash
-    privacy: Annotated[str, Meta(pattern="^none$")]
+    privacy: Annotated[str, Meta(pattern=r"^none\Z")]
     worst_error: Annotated[float, Meta(ge=0)]
-    aborts: Annotated[list[Signed], Meta(max_length=64)] = []
+    aborts: Annotated[list[Signed], Meta(max_length=1 << 13)] = []
 
 
 class ManifestOffer(Message, frozen=True):
@@ -238,6 +239,8 @@ class Vote(Message, frozen=True):
 
 
 class Votes(Message, frozen=True):
+    """What aggregators said of this attempt: each a signed `Vote`, or an `AttemptAborted`, which is as final as an abort."""
+
     manifest_hash: Hash
     votes: Annotated[list[Signed], Meta(min_length=1, max_length=64)]
 
@@ -251,7 +254,7 @@ class AbortRequest(Message, frozen=True):
 
 
 class AttemptAborted(Message, frozen=True):
-    """Final: nothing of this attempt ever leaves the signing aggregator. The next attempt's manifest carries all of them."""
+    """Final: nothing of this attempt ever leaves the signing aggregator. All later attempts' manifests carry it."""
 
     run: Id128
     round: Count
@@ -288,7 +291,7 @@ class JobAnswer(Message, frozen=True):
 
     run: Id128
     digest: Hash
-    status: Annotated[str, Meta(pattern="^(approved|pending|rejected)$")]
+    status: Annotated[str, Meta(pattern=r"^(approved|pending|rejected)\Z")]
     code: Annotated[str, Meta(max_length=64)] = ""
     reason: Text = ""
 
@@ -319,7 +322,7 @@ class RunState(Message, frozen=True):
     last model (float32), or an aggregate's mean (float64)."""
 
     run: Id128
-    state: Annotated[str, Meta(pattern="^(waiting|running|finished|failed)$")]
+    state: Annotated[str, Meta(pattern=r"^(waiting|running|finished|failed)\Z")]
     rounds: Count
     code: Annotated[str, Meta(max_length=64)] = ""
     text: Text = ""
@@ -399,6 +402,7 @@ class Answer(Message, frozen=True):
 MESSAGES = (
     Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | Manifest | ManifestOffer | Endorsement | RoundOffer
     | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
-    | Votes | AbortRequest | AttemptAborted | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe | CancelRun | RunState
+    | Votes | AbortRequest | AttemptAborted | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe
+    | CancelRun | RunState
     | RoundResult | StatusRequest | Status | Relay | Command | Answer
 )  # fmt: skip

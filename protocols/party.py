@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from smpc_fl.errors import SmpcError
 from smpc_fl.identity import Identity, PublicIdentity
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.codec import M
-from smpc_fl.protocols.messages import Message, Signed
+from smpc_fl.protocols.messages import LONGEST_TEXT, Message, Refusal, Signed
 from smpc_fl.roster import Membership, Role
 
 
@@ -29,6 +30,10 @@ class Party:
 
     def sign(self, message: Message) -> Signed:
         return codec.sign(message, identity=self.identity, sender=self.id, federation=self.federation)
+
+    def refuse(self, error: SmpcError, phase: str, about: bytes) -> Signed:
+        """What was wrong, for the peer. The text is cut to what a message may hold: names in it are the peer's choice."""
+        return self.sign(Refusal(error.code, error.message[:LONGEST_TEXT], phase, about))
 
     def key_of(self, member: str, role: Role | None = None) -> PublicIdentity:
         """A member's key; raises `UnknownMember`, `RevokedKey` or `WrongRole`."""
