@@ -19,7 +19,7 @@ MAX_BODY = 1 << 25
 """Bytes of an encoded message, the largest there may be (attachments are counted apart)."""
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-_message_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(MESSAGES)  # type: ignore[arg-type]
+_message_decoder: msgspec.msgpack.Decoder[Message] = msgspec.msgpack.Decoder(MESSAGES)
 _signed_decoder = msgspec.msgpack.Decoder(Signed)
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -15,7 +15,7 @@ from typing import Literal
 from smpc_fl.errors import ManifestRefused
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, job_digest
 from smpc_fl.learning.metrics import evaluation_layout
-from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, row_weight
+from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
 from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.manifest import Expected
 
@@ -75,7 +75,7 @@ def work_of(job: Job, purpose: Purpose) -> Work:
         return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job.plan, job.evaluation.bins).length)
-    return Work(purpose, layout, 1.0, job.max_samples, "saturate", job.tolerance, job.ring_bits)
+    return Work(purpose, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
 
 
 def expected_of(job_bytes: bytes, job: Job, round_number: int) -> Expected:
@@ -83,21 +83,19 @@ def expected_of(job_bytes: bytes, job: Job, round_number: int) -> Expected:
 
 
 def _max_samples(job: TrainJob) -> int:
-    return job.max_samples if job.strategy.weights == "rows" else 1
+    return denominator(job.max_samples) if job.strategy.weights == "rows" else 1
 
 
 def _resolution(job: AggregateJob) -> int:
-    """1 / the least weight that an owner may have, in whole numbers: what `max_samples` is for row counts."""
+    """1 / the least weight that an owner may have, in whole numbers; odd where weights are not exact in fixed point."""
     if job.weights is not None:
         least = math.ceil(1 / min(job.weights))
-        # A power of two would claim that weights are whole multiples of 1 / it (`manifest.stated_error`).
-        whole = all((weight * least).is_integer() for weight in job.weights)
-        return least if whole else least + 1
-    return job.max_samples if job.reduce == "mean" else 1
+        return least if least == 1 else least | 1
+    return denominator(job.max_samples) if job.reduce == "mean" else 1
 
 
 def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], rows: int) -> float:
-    """An owner's weight in (0, 1]: rows / max_samples, 1, or the researcher's for this owner.
+    """An owner's weight in (0, 1]: rows / denominator(max_samples), 1, or the researcher's for this owner.
 
     Raises `WeightOutOfRange` (also for no rows at all)."""
     if isinstance(job, AggregateJob):
