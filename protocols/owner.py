@@ -6,12 +6,15 @@
     COMPUTING  Computed                    SEEDING    Reporting -> SeedReport to each seed holder
     SEEDING    Receipts of all holders     CARRYING   VectorReport to the carrier
     CARRYING   the carrier's Receipt       DONE       Done -> Reported
-    any        a rule broken, ComputeFailed REFUSED   Done -> Refusal to the coordinator
-    any        RoundOffer, next attempt    COMPUTING  the same integers are shared with fresh randomness
+    COMPUTING  ComputeFailed               REFUSED    Done -> Refusal to the coordinator
+    SEEDING,   Refusal of an aggregator    REFUSED    Done -> Refusal to the coordinator
+    CARRYING
+    any        RoundOffer, next attempt    SEEDING    the same integers are shared with fresh randomness
     any        RoundClosed                 CLOSED     secrets erased
 
-A refusal names the rule and leaves before anything secret does. The encoded update, seeds, blinders and the ephemeral
-key are one durable record before the first byte leaves: an owner that comes back from a crash sends the very same report.
+A RoundOffer that breaks a rule changes nothing: its refusal names the rule, and leaves before anything secret does. The
+encoded update, seeds, blinders and the ephemeral key are one durable record before the first byte leaves: an owner that
+comes back from a crash sends the very same report.
 """
 
 from __future__ import annotations
@@ -25,11 +28,13 @@ from numpy.typing import NDArray
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import (
     BadInput,
+    CapacityExceeded,
     Equivocation,
     JobNotApproved,
     ManifestRefused,
     ModelMismatch,
     SmpcError,
+    from_code,
 )
 from smpc_fl.fixed_point import FixedPoint
 from smpc_fl.protocols import manifest as manifests
@@ -83,16 +88,24 @@ class State(Enum):
 TRANSITIONS: dict[tuple[State, str], State] = {
     (State.IDLE, "RoundOffer"): State.COMPUTING,
     (State.COMPUTING, "Computed"): State.SEEDING,
-    (State.SEEDING, "Receipts of all seed holders"): State.CARRYING,
-    (State.CARRYING, "Receipt of the carrier"): State.DONE,
-    (State.IDLE, "rule broken"): State.REFUSED,
+    (State.COMPUTING, "Computed: not encodable"): State.REFUSED,
     (State.COMPUTING, "ComputeFailed"): State.REFUSED,
-    (State.SEEDING, "Refusal of an aggregator"): State.REFUSED,
-    (State.CARRYING, "Refusal of an aggregator"): State.REFUSED,
-    (State.SEEDING, "next attempt"): State.SEEDING,
-    (State.DONE, "next attempt"): State.SEEDING,
+    (State.COMPUTING, "RoundOffer: integers kept"): State.SEEDING,
+    (State.SEEDING, "Receipt: of every seed holder"): State.CARRYING,
+    (State.SEEDING, "Refusal: an aggregator's"): State.REFUSED,
+    (State.CARRYING, "Receipt: the carrier's"): State.DONE,
+    (State.CARRYING, "Refusal: an aggregator's"): State.REFUSED,
+    (State.CARRYING, "RoundOffer: next attempt"): State.SEEDING,
+    (State.DONE, "RoundOffer: next attempt"): State.SEEDING,
+    (State.REFUSED, "RoundOffer: next attempt"): State.SEEDING,
+    (State.REFUSED, "RoundOffer: next attempt, nothing computed"): State.COMPUTING,
+    (State.COMPUTING, "RoundClosed"): State.CLOSED,
+    (State.SEEDING, "RoundClosed"): State.CLOSED,
+    (State.CARRYING, "RoundClosed"): State.CLOSED,
     (State.DONE, "RoundClosed"): State.CLOSED,
+    (State.REFUSED, "RoundClosed"): State.CLOSED,
 }
+"""Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
 
 class OwnerRound:
@@ -122,6 +135,7 @@ class OwnerRound:
         self._vector = b""
         self._receipts: dict[str, Signed] = {}
         self._end: Done | None = None
+        self._computing = False
 
     # --- durable state ---
 
@@ -198,7 +212,7 @@ class OwnerRound:
     # --- events ---
 
     def receive(self, event: Event, now: float) -> list[Command]:
-        """What to do about one event. A broken rule is refused to the coordinator, once and for good for this attempt."""
+        """What to do about one event. A broken rule is refused to the coordinator, with the rule's own error."""
         match event:
             case Start():
                 return self._resume()
@@ -209,7 +223,7 @@ class OwnerRound:
             case Computed(vector=vector):
                 return self._computed(vector)
             case ComputeFailed(error=error):
-                return self._refuse(error) if self.state is State.COMPUTING else []
+                return self._failed(error)
             case Received():
                 return self._message(event, now)
 
@@ -225,15 +239,14 @@ class OwnerRound:
                 try:
                     return self._offer(message, bytes(event.attachment or b""), now)
                 except SmpcError as error:
-                    refusal = Refusal(error.code, error.message, "offer", manifests.manifest_hash(message.manifest))
-                    return [Send(self.coordinator, self.party.sign(refusal))]
+                    about = manifests.manifest_hash(message.manifest)
+                    return [Send(self.coordinator, self.party.refuse(error, "offer", about))]
             case Receipt() if self._is_receipt(sender, message):
                 return self._receipt(sender, event.signed)
             case RoundClosed() if sender == self.coordinator:
                 return self._close(message)
-            case Refusal() if self.state in (State.SEEDING, State.CARRYING) and message.about == self.manifest_hash:
-                if sender in self._aggregators:
-                    return self._refuse(ManifestRefused(f"{sender} refused the report: {message.text}", peer=sender))
+            case Refusal() if self._is_refusal(sender, message):
+                return self._refuse(from_code(message.code, f"{sender} refused the report: {message.text}"))
         return []
 
     def _offer(self, offer: RoundOffer, model: bytes, now: float) -> list[Command]:
@@ -245,7 +258,9 @@ class OwnerRound:
             if self._encoded is not None:
                 return self._share(self._encoded)
             self._check_model(model, self._manifest)
-            return [Compute(model)]
+            return self._compute(model)
+        if self.state is State.CLOSED:
+            raise ManifestRefused("this owner has closed the round: begin another", peer=self.coordinator)
         manifest = manifests.check(offer.manifest, self.party, self.rules, now=now)
         if (manifest.run, manifest.round) != self.key:
             raise ManifestRefused("the manifest is of another round", peer=self.coordinator, phase="offer")
@@ -260,38 +275,63 @@ class OwnerRound:
         manifests.check_against_job(manifest, self.expected)
         manifests.check_endorsements(offer.endorsements, manifest, hash_, self.party)
         self._check_model(model, manifest)
-        if self._encoded is not None:
+        if self.manifest is not None:
             self._check_same_round(manifest)
-            again = self._encoded
-            return [self._keep(Accepted(offer.manifest)), *self._share(again)]
-        return [self._keep(Accepted(offer.manifest)), Compute(model)]
+        accepted = self._keep(Accepted(offer.manifest))
+        if self._encoded is not None:
+            return [accepted, *self._share(self._encoded)]
+        return [accepted, *self._compute(model)]
+
+    def _compute(self, model: bytes) -> list[Command]:
+        """Once for a round, until it fails or is forgotten in a crash: attempts and offers that come again wait for it."""
+        if self._computing:
+            return []
+        self._computing = True
+        return [Compute(model)]
 
     def _check_model(self, model: bytes, manifest: Manifest) -> None:
         if manifests.model_digest(model) != manifest.model_digest:
             raise ModelMismatch("the model that came is not the one that the manifest names", peer=self.coordinator)
 
     def _check_same_round(self, manifest: Manifest) -> None:
-        """A new attempt shares the same integers: scale, model and length must be those of the first."""
+        """A new attempt shares the same integers: scale, model and length must be those of the first, and the aggregators
+        those whose aborts it carries."""
 
         def numbers(of: Manifest) -> tuple[object, ...]:
-            return of.ring_bits, of.fractional_bits, of.dimension, of.clip, of.max_samples, of.model_digest, of.purpose
+            return (
+                of.ring_bits, of.fractional_bits, of.dimension, of.clip, of.max_samples, of.model_digest, of.purpose,
+                manifests.aggregator_ids(of),
+            )  # fmt: skip
 
         if numbers(manifest) != numbers(self._manifest):
-            raise ManifestRefused("a new attempt changes the round's numbers or model", peer=self.coordinator)
+            raise ManifestRefused(
+                "a new attempt changes the round's numbers, model or aggregators: begin another round",
+                peer=self.coordinator,
+                phase="offer",
+            )
 
     # --- report ---
 
     def _computed(self, vector: NDArray[np.float64]) -> list[Command]:
+        self._computing = False
         if self.state is not State.COMPUTING:
             return []
         manifest = self._manifest
         try:
             if vector.shape != (manifest.dimension,):
                 raise BadInput("the computed vector does not have the manifest's dimension")
-            fixed = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits)
-            return self._share(fixed.encode(vector))
+            encoded = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits).encode(vector)
+            if np.max(np.abs(vector), initial=0.0) > max(manifest.clip, 1.0):
+                raise CapacityExceeded(
+                    "a slot of the vector is beyond the manifest's clip: the sum could leave the ring"
+                )
         except SmpcError as error:
             return self._refuse(error)
+        return self._share(encoded)
+
+    def _failed(self, error: SmpcError) -> list[Command]:
+        self._computing = False
+        return self._refuse(error) if self.state is State.COMPUTING else []
 
     def _share(self, encoded: NDArray[np.unsignedinteger]) -> list[Command]:
         """Draw this attempt's seeds, blinders and ephemeral key; keep them with the integers; then send the seeds."""
@@ -331,8 +371,8 @@ class OwnerRound:
                 return [Send(self.coordinator, self.party.sign(reported))]
             case State.REFUSED:
                 assert self._end is not None
-                refusal = Refusal(self._end.code, self._end.text, "report", self.manifest_hash)
-                return [Send(self.coordinator, self.party.sign(refusal))]
+                error = from_code(self._end.code, self._end.text)
+                return [Send(self.coordinator, self.party.refuse(error, "report", self.manifest_hash))]
             case _:
                 return []
 
@@ -360,6 +400,13 @@ class OwnerRound:
             and sender in self._aggregators
             and (receipt.manifest_hash, receipt.owner, receipt.report_id)
             == (self.manifest_hash, self.party.id, self.report_id)
+        )
+
+    def _is_refusal(self, sender: str, refusal: Refusal) -> bool:
+        return (
+            self.state in (State.SEEDING, State.CARRYING)
+            and sender in self._aggregators
+            and refusal.about == self.manifest_hash
         )
 
     def _receipt(self, sender: str, signed: Signed) -> list[Command]:
