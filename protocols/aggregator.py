@@ -9,7 +9,8 @@
                deadline
     FROZEN     FrozenLists               VOTED      Voted -> Vote (for S, or an abort)
     VOTED      Votes, all for S          RELEASED   Released -> PartialSum
-    VOTED      Votes with an abort       ABORTED    Aborted -> AttemptAborted
+    OPEN…      Votes with an abort       ABORTED    Aborted -> AttemptAborted
+    VOTED
     EMPTY…     AbortRequest              ABORTED    Aborted -> AttemptAborted (not after a vote for S)
     FROZEN
     RELEASED   ReleaseReceipt            CLOSED     Closed, secrets erased
@@ -36,7 +37,7 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols.codec import decode
+from smpc_fl.protocols.codec import decode, expect
 from smpc_fl.protocols.commands import (
     Command,
     EraseSecrets,
@@ -67,7 +68,6 @@ from smpc_fl.protocols.messages import (
     Prekey,
     PrekeyRequest,
     Receipt,
-    Refusal,
     ReleaseReceipt,
     SeedReport,
     Signed,
@@ -107,17 +107,23 @@ class State(Enum):
 TRANSITIONS: dict[tuple[State, str], State] = {
     (State.EMPTY, "PrekeyRequest"): State.PREPARED,
     (State.PREPARED, "ManifestOffer"): State.OPEN,
-    (State.OPEN, "report"): State.OPEN,
-    (State.OPEN, "freeze"): State.FROZEN,
+    (State.OPEN, "SeedReport: all are in"): State.FROZEN,
+    (State.OPEN, "VectorReport: all are in"): State.FROZEN,
+    (State.OPEN, "FreezeRequest"): State.FROZEN,
+    (State.OPEN, "Tick: the deadline"): State.FROZEN,
     (State.FROZEN, "FrozenLists"): State.VOTED,
     (State.VOTED, "Votes: all for S"): State.RELEASED,
-    (State.VOTED, "Votes: an abort"): State.ABORTED,
+    (State.RELEASED, "ReleaseReceipt"): State.CLOSED,
+    (State.OPEN, "Votes: an abort"): State.ABORTED,
+    (State.FROZEN, "Votes: an abort"): State.ABORTED,
+    (State.VOTED, "Votes: an abort, or two sets"): State.ABORTED,
     (State.EMPTY, "AbortRequest"): State.ABORTED,
     (State.PREPARED, "AbortRequest"): State.ABORTED,
     (State.OPEN, "AbortRequest"): State.ABORTED,
     (State.FROZEN, "AbortRequest"): State.ABORTED,
-    (State.RELEASED, "ReleaseReceipt"): State.CLOSED,
+    (State.VOTED, "AbortRequest: the vote was to abort"): State.ABORTED,
 }
+"""Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
 _SPOKEN_BY_COORDINATOR = (
     PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, AbortRequest, ReleaseReceipt
@@ -205,9 +211,8 @@ class AggregatorRound:
                 try:
                     return self._message(sender, message, attachment, now)
                 except SmpcError as error:
-                    about = manifests.subject_of(message)
-                    refusal = Refusal(error.code, str(error.message), error.phase or self.state.value, about)
-                    return [Send(sender, self.party.sign(refusal))]
+                    phase, about = error.phase or self.state.value, manifests.subject_of(message)
+                    return [Send(sender, self.party.refuse(error, phase, about))]
             case _:
                 raise TypeError(f"an aggregator gets no {type(event).__name__}")
 
@@ -225,6 +230,11 @@ class AggregatorRound:
         if isinstance(message, _SPOKEN_BY_COORDINATOR) and sender != self.coordinator:
             raise WrongRole("only the coordinator says this", peer=sender, phase=self.state.value)
         match message:
+            case (
+                PrekeyRequest(run=run, round=round_, attempt=attempt)
+                | AbortRequest(run=run, round=round_, attempt=attempt)
+            ) if (run, round_, attempt) != self.key:
+                raise ManifestRefused("this is about another round or attempt", peer=sender, phase=self.state.value)
             case PrekeyRequest():
                 return self._prekey_request()
             case ManifestOffer(manifest=signed):
@@ -338,7 +348,8 @@ class AggregatorRound:
         self, owner: str, message: SeedReport | VectorReport, id_: bytes, attachment: object
     ) -> tuple[bytes, bytes]:
         """(share, blinder) of a sealed report."""
-        assert self.manifest is not None and self._prekey is not None
+        assert self.manifest is not None
+        assert self._prekey is not None
         channel = Channel(
             own_private=self._prekey.private,
             peer_public=message.ephemeral,
@@ -394,6 +405,11 @@ class AggregatorRound:
             frozen = self.party.open(signed, FrozenList, "aggregator", phase="agree")
             if frozen.manifest_hash != self.manifest_hash:
                 raise MalformedMessage("a list is of another manifest", peer=signed.sender, phase="agree")
+            owners = [entry.owner for entry in frozen.entries]
+            if owners != sorted(set(owners)):
+                raise MalformedMessage(
+                    "a list is not sorted, or names an owner twice", peer=signed.sender, phase="agree"
+                )
             if any(entry.owner not in manifest.cohort for entry in frozen.entries):
                 raise MalformedMessage("a list names an owner outside the cohort", peer=signed.sender, phase="agree")
             if lists.setdefault(signed.sender, set(frozen.entries)) != set(frozen.entries):
@@ -414,23 +430,16 @@ class AggregatorRound:
         assert manifest is not None
         if self.state is State.ABORTED:
             return [self._aborted()]
-        if self.state is not State.VOTED:
-            if self.state in (State.OPEN, State.FROZEN):
-                raise ManifestRefused("this aggregator has not voted yet")
+        if self.state in (State.RELEASED, State.CLOSED):
             return self._since_freeze()
-        assert self._vote is not None
-        choices: dict[str, bytes] = {self.party.id: self._vote.choice}
-        for signed in message.votes:
-            vote = self.party.open(signed, Vote, "aggregator", phase="vote")
-            if vote.manifest_hash != self.manifest_hash:
-                raise MalformedMessage("a vote is of another manifest", peer=signed.sender, phase="vote")
-            if choices.setdefault(signed.sender, vote.choice) != vote.choice:
-                raise Equivocation("two different votes", peer=signed.sender, phase="vote")
+        choices = self._choices(message)
         members = manifests.aggregator_ids(manifest)
         if any(sender not in members for sender in choices):
             raise MalformedMessage("a vote of an aggregator outside this round", phase="vote")
         if b"" in choices.values():
             return self._abort("an aggregator voted to abort")
+        if self._vote is None:
+            raise ManifestRefused("this aggregator has not voted yet", phase="vote")
         if len(set(choices.values())) > 1:
             # Two sets were voted for, so neither can ever have all votes: nothing is released, and that is final.
             named = ", ".join(sorted(name for name in choices if choices[name] != self._vote.choice))
@@ -439,10 +448,27 @@ class AggregatorRound:
             raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
         return [self._keep(Released(self._vote.choice)), *self._since_freeze()]
 
+    def _choices(self, message: Votes) -> dict[str, bytes]:
+        """What each aggregator is for, this one included if it has voted; empty for an abort, by vote or by statement."""
+        choices: dict[str, bytes] = {self.party.id: self._vote.choice} if self._vote else {}
+        aborted: dict[str, bytes] = {}
+        for signed in message.votes:
+            said = self.party.read(signed, "aggregator")
+            if isinstance(said, AttemptAborted) and (said.run, said.round, said.attempt) == self.key:
+                aborted[signed.sender] = b""  # also after a vote for S, if a peer aborted
+                continue
+            vote = expect(said, Vote, peer=signed.sender, phase="vote")
+            if vote.manifest_hash != self.manifest_hash:
+                raise MalformedMessage("a vote is of another manifest", peer=signed.sender, phase="vote")
+            if choices.setdefault(signed.sender, vote.choice) != vote.choice:
+                raise Equivocation("two different votes", peer=signed.sender, phase="vote")
+        return choices | aborted
+
     def _release(self) -> Send:
         """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
         manifest, vote = self.manifest, self._vote
-        assert manifest is not None and vote is not None
+        assert manifest is not None
+        assert vote is not None
         of = ring(manifest.ring_bits)
         total = of.zeros(manifest.dimension)
         for entry in vote.agreed:

@@ -8,10 +8,13 @@
     COLLECTING  FrozenList of every one      AGREEING    FrozenLists to every aggregator
     AGREEING    Vote of every one, all S     RELEASING   Agreed -> Votes to every aggregator
     RELEASING   PartialSum of every one      DONE        PartialTaken -> ReleaseReceipt to every aggregator
-    before      a refusal, too few owners,   ABORTING    AbortRequest to every aggregator
-    RELEASING   an abort vote, out of time
+    before      a refusal, too few owners,   ABORTING    AbortRequest to every aggregator, with it each abort that
+    RELEASING   an abort, two statements                 came: it frees those that are bound by a vote for S
+                where one may be, no answer
     ABORTING    AttemptAborted of every one  GIVEN_UP    (the next attempt's manifest carries the aborts)
     ABORTING    Vote of every one, all S     RELEASING   votes for S oblige each to release: no abort any more
+    ABORTING,   no answer                    GIVEN_UP    (no further attempt)
+    RELEASING
 
 The coordinator only carries the aggregators' signed statements; it cannot make one, and what it holds back costs time,
 never secrecy. After a restart it offers its manifest again, and gets everything that was said since.
@@ -68,6 +71,7 @@ from smpc_fl.protocols.messages import (
     Refusal,
     ReleaseReceipt,
     Reported,
+    RoundClosed,
     RoundOffer,
     Signed,
     Vote,
@@ -92,18 +96,20 @@ class State(Enum):
 
 
 TRANSITIONS: dict[tuple[State, str], State] = {
-    (State.PREPARING, "Prekeys of all"): State.ENDORSING,
-    (State.ENDORSING, "Endorsements of all"): State.COLLECTING,
-    (State.COLLECTING, "FrozenLists of all"): State.AGREEING,
-    (State.AGREEING, "Votes of all, for S"): State.RELEASING,
-    (State.RELEASING, "PartialSums of all"): State.DONE,
-    (State.PREPARING, "refusal or time"): State.ABORTING,
-    (State.ENDORSING, "refusal or time"): State.ABORTING,
-    (State.COLLECTING, "too few or time"): State.ABORTING,
-    (State.AGREEING, "abort vote or time"): State.ABORTING,
-    (State.ABORTING, "Votes of all, for S"): State.RELEASING,
-    (State.ABORTING, "aborts of all, or time"): State.GIVEN_UP,
+    (State.PREPARING, "Prekey of all"): State.ENDORSING,
+    (State.ENDORSING, "Endorsement of all"): State.COLLECTING,
+    (State.COLLECTING, "FrozenList of all"): State.AGREEING,
+    (State.AGREEING, "Vote of all, for S"): State.RELEASING,
+    (State.RELEASING, "PartialSum of all"): State.DONE,
+    (State.PREPARING, "Refusal, abort or time"): State.ABORTING,
+    (State.ENDORSING, "Refusal, abort or time"): State.ABORTING,
+    (State.COLLECTING, "Too few owners, abort or time"): State.ABORTING,
+    (State.AGREEING, "Abort, two sets or time"): State.ABORTING,
+    (State.ABORTING, "Vote of all, for S"): State.RELEASING,
+    (State.ABORTING, "AttemptAborted of all, or time"): State.GIVEN_UP,
+    (State.RELEASING, "Time"): State.GIVEN_UP,
 }
+"""Every change of state: (state, what is complete) -> state."""
 
 
 @dataclass(frozen=True)
@@ -141,7 +147,8 @@ class Released:
 
 @dataclass(frozen=True)
 class GivenUp:
-    """No release, ever, of this attempt. `aborts`: complete when another attempt may follow, else empty."""
+    """No release of this attempt. `aborts`: every aggregator's of every attempt so far, for the manifest of the next; empty
+    when one is missing, so that none may follow."""
 
     error: SmpcError
     aborts: tuple[Signed, ...]
@@ -165,7 +172,7 @@ class CoordinatorRound:
         }
         self._partials: dict[str, bytes] = {}
         self._agreed: list[Entry] = []
-        self._asked_freeze = False
+        self._asked_freeze = self._relayed_votes = False
         self._why: SmpcError | None = None
         self._until = 0.0
 
@@ -218,6 +225,8 @@ class CoordinatorRound:
             case Received():
                 try:
                     commands = self._message(event)
+                except Equivocation as error:
+                    return self._abort(error, now)
                 except SmpcError:
                     return []  # relayed to nobody; the sender's own refusals tell people, silence is dealt with in time
                 return [*commands, *self._advance(now)]
@@ -236,6 +245,8 @@ class CoordinatorRound:
                 commands += [Send(peer, self.party.sign(message)) for message in self._to_aggregator()]
             elif self.state is State.COLLECTING and peer in self.plan.cohort and not self._settled(peer):
                 commands.append(self._offer(peer))
+            elif self.state is State.DONE and peer in self.plan.cohort:
+                commands.append(Send(peer, self.party.sign(RoundClosed(self.manifest_hash, True))))
         return commands
 
     def _to_aggregator(self) -> list[Message]:
@@ -281,10 +292,11 @@ class CoordinatorRound:
         return self._abort(error, now)
 
     def _missing(self) -> list[str]:
-        kind = {
+        kinds: dict[State, type[Message]] = {
             State.PREPARING: Prekey, State.ENDORSING: Endorsement, State.COLLECTING: FrozenList,
             State.AGREEING: Vote, State.ABORTING: AttemptAborted,
-        }.get(self.state)  # fmt: skip
+        }  # fmt: skip
+        kind = kinds.get(self.state)
         have = self._said[kind] if kind else self._partials
         return [a for a in self.plan.aggregators if a not in have]
 
@@ -296,7 +308,7 @@ class CoordinatorRound:
             match message:
                 case Reported(manifest_hash=hash_, uploaded=uploaded) if hash_ == self.manifest_hash:
                     self.reported[sender] = uploaded
-                case Refusal(about=hash_) if hash_ == self.manifest_hash:
+                case Refusal(about=hash_) if self.manifest is not None and hash_ == self.manifest_hash:
                     self.refusals[sender] = from_code(message.code, message.text, peer=sender, phase=message.phase)
             return []
         if sender not in self.plan.aggregators:
@@ -305,7 +317,7 @@ class CoordinatorRound:
             case Prekey() if self.state is State.PREPARING and self._is_this(message):
                 self._said[Prekey][sender] = event.signed
             case AttemptAborted() if self._is_this(message):
-                self._said[AttemptAborted][sender] = event.signed
+                return self._aborted(sender, event.signed)
             case Endorsement() | FrozenList() | Vote() if message.manifest_hash == self.manifest_hash:
                 before = self._said[type(message)].setdefault(sender, event.signed)
                 if before != event.signed:
@@ -315,6 +327,14 @@ class CoordinatorRound:
             case Refusal(about=about) if about == self._subject:
                 self._why = from_code(message.code, message.text, peer=sender, phase=message.phase)
         return []
+
+    def _aborted(self, sender: str, signed: Signed) -> list[Command]:
+        """Keep an aggregator's abort, and show it to the others: a vote for S binds until a peer has aborted."""
+        known = self._said[AttemptAborted]
+        if sender in known or self.state is State.RELEASING:
+            return []
+        known[sender] = signed
+        return self._to_all(Votes(self.manifest_hash, [signed])) if self.manifest else []
 
     def _is_this(self, message: Prekey | AttemptAborted) -> bool:
         plan = self.plan
@@ -361,6 +381,8 @@ class CoordinatorRound:
         match self.state:
             case State.PREPARING | State.ENDORSING if self._why is not None:
                 return self._abort(self._why, now)
+            case State.PREPARING | State.ENDORSING | State.COLLECTING if self._said[AttemptAborted]:
+                return self._abort(RoundAborted("an aggregator aborted the attempt"), now)
             case State.PREPARING if self._all(Prekey):
                 return [*self._make(now), WakeAt(self._until)]
             case State.ENDORSING if self._all(Endorsement):
@@ -368,12 +390,17 @@ class CoordinatorRound:
                 return [self._offer(owner) for owner in self.plan.cohort if not self._settled(owner)]
             case State.COLLECTING:
                 return self._collecting(now)
-            case State.AGREEING | State.ABORTING if self._said[Vote]:
-                return self._voting(now)
+            case State.AGREEING | State.ABORTING if step := self._voting(now):
+                return step
+            case State.AGREEING if self._said[AttemptAborted]:
+                return self._abort(RoundAborted("an aggregator aborted the attempt"), now)
             case State.ABORTING if self._all(AttemptAborted):
+                assert self._why is not None
                 self.state = State.GIVEN_UP
-                error = self._why or RoundAborted("the aggregators aborted the attempt")
-                return [Finished(GivenUp(error, tuple(self._all(AttemptAborted))))]
+                return [Finished(GivenUp(self._why, (*self.plan.aborts, *self._all(AttemptAborted))))]
+            case State.RELEASING if self._all(Vote) and not self._relayed_votes:
+                self._relayed_votes = True
+                return self._to_all(Votes(self.manifest_hash, self._all(Vote)))
             case _:
                 return []
 
@@ -418,8 +445,6 @@ class CoordinatorRound:
         if self._all(FrozenList):
             self.state = State.AGREEING
             return self._to_all(FrozenLists(self.manifest_hash, self._all(FrozenList)))
-        if self._said[AttemptAborted]:
-            return self._abort(RoundAborted("an aggregator aborted the attempt"), now)
         if len(self.plan.cohort) - len(self.refusals) < self.plan.k_min:
             return self._abort(self._too_few(), now)
         if not self._asked_freeze and all(self._settled(owner) for owner in self.plan.cohort):
@@ -451,7 +476,7 @@ class CoordinatorRound:
         if manifests.set_hash(self.manifest_hash, agreed) != votes[0].choice:
             return []  # a list that came is not the one that was voted on; patience, then the aborts, end it
         self._until = now + self.plan.patience
-        return [self._keep(Agreed(agreed)), *self._to_all(Votes(self.manifest_hash, said)), WakeAt(self._until)]
+        return [self._keep(Agreed(agreed)), WakeAt(self._until)]
 
     def _reason(self, against: str) -> SmpcError:
         return self._too_few() if self.refusals else CohortTooSmall(f"no release: {against}", phase="vote")
