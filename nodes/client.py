@@ -18,18 +18,7 @@ from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.config import ResearcherConfig, load
 from smpc_fl.nodes.training_run import Following, Run, wait_for
-from smpc_fl.pointers.session import (
-    AggregateResult,
-    Found,
-    Mock,
-    Release,
-    Request,
-    Response,
-    Search,
-    Value,
-    encode_request,
-    open_response,
-)
+from smpc_fl.pointers.session import AggregateResult, Release, Request, Response, encode_request, open_response
 from smpc_fl.protocols.messages import Status
 
 if TYPE_CHECKING:
@@ -50,27 +39,27 @@ class OwnerHandle:
 
     def search(self, query: str = "") -> list[PointerTensor]:
         """Pointers to all registered tensors, to those with a "#tag", or to the one of this name."""
-        from smpc_fl.pointers.pointer import PointerTensor
+        from smpc_fl.pointers import pointer
 
-        found = self._federation.request(self.id, Search(query))
-        assert isinstance(found, Found)
-        return [PointerTensor(self._federation, self.id, info) for info in found.objects]
+        return pointer.search(self._federation, self.id, query)
 
     def tensor(self, name: str) -> PointerTensor:
-        """A pointer to the registered tensor `name`. Raises `BadInput` naming what there is."""
-        for pointer in self.search(name):
-            if pointer.name == name:
-                return pointer
-        names = ", ".join(sorted(pointer.name for pointer in self.search(""))) or "none"
-        raise BadInput(f"{self.id} has no tensor {name!r}; it has: {names}", peer=self.id)
+        """A pointer to the registered tensor `name`."""
+        from smpc_fl.pointers import pointer
+
+        return pointer.tensor(self._federation, self.id, name)
 
     def mock(self, name: str) -> torch.Tensor:
         """The public, invented stand-in of a registered tensor."""
-        from smpc_fl.pointers.literals import tensor_of
+        from smpc_fl.pointers import pointer
 
-        value = self._federation.request(self.id, Mock(name))
-        assert isinstance(value, Value)
-        return tensor_of(value.dtype, value.shape, value.data)
+        return pointer.mock(self._federation, self.id, name)
+
+    def claim(self, digest: str) -> PointerTensor:
+        """The pointer that a request of an earlier session was about, once the owner has approved it."""
+        from smpc_fl.pointers import pointer
+
+        return pointer.claim(self._federation, self.id, digest)
 
 
 class Federation:

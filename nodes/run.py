@@ -47,6 +47,8 @@ log = structlog.get_logger()
 Publish = Callable[["Run", RoundResult | RunState, bytes], Awaitable[None]]
 LONGEST_WAIT_FOR_ABSENT = 15.0
 """Seconds that an owner which is not connected holds up the start of a run."""
+WAIT_AFTER_RESTART = 60.0
+"""Seconds that a run under way waits for its owners when the coordinator comes back: they may have been killed as well."""
 
 
 class Attempt(msgspec.Struct, frozen=True):
@@ -102,7 +104,7 @@ class Run:
         self.cohort = sorted(self.start.cohort)
         self.state, self.waiting_for = "waiting", ""
         self.missing: dict[str, str] = {}
-        self._cancelled = False
+        self._cancelled = self.resumed = False
         self._answers: dict[str, JobAnswer] = {}
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
@@ -133,7 +135,7 @@ class Run:
         """A run from its journal stream."""
         book = _Book.read(node.journal, stream)
         run = cls(node, policy, book.start, book.first_model, publish)
-        run.book = book
+        run.book, run.resumed = book, True
         if book.end is not None:
             run.state = book.end.state
         return run
@@ -230,6 +232,8 @@ class Run:
         """Until every owner that is there has decided; those that are absent are not waited for very long."""
         began = time.monotonic()
         patience = min(self.policy.round_deadline, LONGEST_WAIT_FOR_ABSENT)
+        if self.resumed:
+            patience = max(self.policy.round_deadline, WAIT_AFTER_RESTART)
         for owner in self.cohort:
             await self.node.tell(owner, JobOffer(self.id, self.book.start))
         while True:

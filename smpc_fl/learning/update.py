@@ -53,13 +53,19 @@ class Aggregate:
     clipped: int
 
 
+def denominator(max_samples: int) -> int:
+    """The next power of two: weights rows / 2^k are whole multiples of the scale's unit, so that fixed point keeps their
+    sum, which the mean is divided by, exact."""
+    return 1 << (max_samples - 1).bit_length()
+
+
 def row_weight(rows: int, max_samples: int) -> float:
-    """An owner's weight, rows / max_samples. Raises `WeightOutOfRange`, which does not tell the number of rows."""
+    """An owner's weight, rows / denominator(max_samples). Raises `WeightOutOfRange`, which does not tell the rows."""
     if not 0 < rows <= max_samples:
         raise WeightOutOfRange(
             f"the number of rows is not in 1..{max_samples}: raise the job's max_samples, or publish fewer rows"
         )
-    return rows / max_samples
+    return rows / denominator(max_samples)
 
 
 def assemble(
