@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -41,11 +41,11 @@ def evaluate_expression(expression: Expression, tensor: Callable[[str], torch.Te
     return values[len(expression.nodes) - 1]
 
 
-def operand(expression: Expression, tensor: Callable[[str], torch.Tensor], bound: float) -> npt.NDArray[np.float64]:
+def operand(expression: Expression, tensors: Mapping[str, torch.Tensor], bound: float) -> npt.NDArray[np.float64]:
     """The value of an owner's operand of a secure aggregate: float64[size], row-major, every element finite.
 
     NaN and infinities become values beyond ±`bound`, so that they saturate and their owner is counted as clipped: to
     refuse them would tell, owner by owner, whether log(x - c) is NaN, and so where x lies."""
-    value = evaluate_expression(expression, tensor).to(torch.float64)
+    value = evaluate_expression(expression, tensors.__getitem__).to(torch.float64)
     outside = 2.0 * bound
     return torch.nan_to_num(value, nan=outside, posinf=outside, neginf=-outside).contiguous().numpy().reshape(-1)

@@ -211,6 +211,11 @@ def names(expression: Expression) -> list[str]:
     return sorted({node.name for node in expression.nodes if isinstance(node, Registered)})
 
 
+def dataset_of(name: str) -> str:
+    """The data set of a registered tensor: "heart" of "heart/x", "" of a tensor that stands by itself."""
+    return name.rpartition("/")[0]
+
+
 def describe(expression: Expression) -> str:
     """The computation for people, as "mean(x, 0)"; at most `MAX_TEXT` characters, with small literals spelt out."""
     texts: list[str] = []

@@ -1,17 +1,21 @@
 """What every party checks of a secure aggregate: the researcher's session before anything is sent, each owner again.
 
-This looks at one job. What several jobs over one data set would tell together, the owner's node remembers and refuses.
+`check_aggregate` looks at one job, `check_history` at a job beside those that an owner has taken part in.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Literal
 
 from smpc_fl.errors import BadInput, CohortTooSmall, IsolationRefused, ShapeMismatch, WeightOutOfRange
 from smpc_fl.jobs import AggregateJob
-from smpc_fl.pointers.lineage import Expression, Registered, decode_expression, describe, names
+from smpc_fl.pointers.lineage import Expression, Registered, dataset_of, decode_expression, describe, names
 from smpc_fl.pointers.shapes import MAX_ELEMENTS, Spec, infer_expression
+
+Weightings = Literal["one", "each-kind"]
+"""How many weightings of one lineage an owner takes part in unasked: one, or one of each kind (by rows, equal, given)."""
 
 
 def check_cohort(cohort: Sequence[str], k_min: int) -> None:
@@ -65,17 +69,72 @@ def check_aggregate(job: AggregateJob, cohort: Sequence[str], *, leaves: Mapping
     if not 0 < math.prod(job.shape) <= MAX_ELEMENTS:
         raise ShapeMismatch(f"an aggregate has 1 to {MAX_ELEMENTS} elements")
     if job.reduce == "mean" and job.weights is None:
-        _check_one_table(expression, leaves)
+        counted_group(expression, leaves)
     return expression
 
 
-def _check_one_table(expression: Expression, leaves: Mapping[str, Spec]) -> None:
-    """Is there one number of rows that weighs an owner? Tensors line up when they share a private group, or the number
-    that is published."""
-    leaf = [leaves[node.name] for node in expression.nodes if isinstance(node, Registered)]
-    groups = {spec.shape[0] for spec in leaf if spec.shape}
+def counted_group(expression: Expression, leaves: Mapping[str, Spec]) -> int | str:
+    """The rows that weigh an owner: a private group of tensors, or a published number; `BadInput` for none or several."""
+    specs = [leaves[node.name] for node in expression.nodes if isinstance(node, Registered)]
+    groups = {spec.shape[0] for spec in specs if spec.shape}
     if len(groups) != 1:
         raise BadInput(
             f"{describe(expression)} does not come from one table of rows: give weights=, or take tensors that "
             "belong together"
         )
+    return groups.pop()
+
+
+def weighting(job: AggregateJob) -> str:
+    """The kind of weights: "given" by the researcher, by "rows", or "equal" (a sum)."""
+    if job.weights is not None:
+        return "given"
+    return "rows" if job.reduce == "mean" else "equal"
+
+
+def check_history(
+    job: AggregateJob,
+    cohort: Sequence[str],
+    past: Iterable[tuple[AggregateJob, Sequence[str]]],
+    *,
+    k_min: int,
+    weightings: Weightings = "each-kind",
+) -> None:
+    """May an owner take part in `job` after `past` (job, cohort) pairs, without asking its people?
+
+    The same job over the same cohort again is one release and passes. `IsolationRefused` for what could be subtracted
+    or searched: other weights of the researcher's over a data set, cohorts over a data set that differ by fewer than
+    k_min owners, another bound or scale for a lineage, and, with `weightings="one"`, another kind of weighting of it."""
+    datasets = _datasets(job)
+    for before, owners in past:
+        together = datasets & _datasets(before)
+        if not together:
+            continue
+        what = ", ".join(repr(name) for name in sorted(together)) if together != {""} else "these tensors"
+        ask = "the owners would have to approve it explicitly"
+        new, gone = len(set(cohort) - set(owners)), len(set(owners) - set(cohort))
+        if 0 < new < k_min or 0 < gone < k_min:
+            raise IsolationRefused(
+                f"an aggregate over {what} was released for owners that differ from these by fewer than {k_min}: the "
+                f"difference would isolate them; take the same owners again, or {ask}"
+            )
+        kind = weighting(job)
+        if kind == weighting(before) == "given" and (job.weights != before.weights or list(cohort) != list(owners)):
+            raise IsolationRefused(
+                f"{what} was aggregated with other weights before: several weightings can be solved for one owner's "
+                f"value; use the same weights, or {ask}"
+            )
+        if job.expression != before.expression:
+            continue
+        if kind == weighting(before):
+            if (job.bound, job.max_samples, job.shape) != (before.bound, before.max_samples, before.shape):
+                raise IsolationRefused(
+                    f"this computation was aggregated with another bound or max_samples before: a search over bounds "
+                    f"would find single values; use bound={before.bound}, max_samples={before.max_samples}, or {ask}"
+                )
+        elif weightings == "one":
+            raise IsolationRefused(f"this computation was aggregated with {weighting(before)} weights before: {ask}")
+
+
+def _datasets(job: AggregateJob) -> set[str]:
+    return {dataset_of(name) for name in names(decode_expression(job.expression))}
