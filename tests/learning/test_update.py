@@ -35,7 +35,7 @@ def test_the_sum_is_the_weighted_mean(owners: list[tuple[list[float], int]]) -> 
     np.testing.assert_allclose(aggregate.mean, weights @ payloads / weights.sum(), atol=1e-12)
     np.testing.assert_allclose(aggregate.sum, weights @ payloads / 1000, atol=1e-12)
     assert aggregate.metrics["loss"] == pytest.approx((weights @ weights) / weights.sum() / 100)
-    assert aggregate.total_weight == pytest.approx(weights.sum() / 1000)
+    assert aggregate.total_weight == pytest.approx(weights.sum() / 1024)
     assert aggregate.clipped == 0
 
 
