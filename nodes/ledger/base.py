@@ -24,6 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy.typing as npt
 
 from smpc_fl.errors import BadInput, DatasetInvalid, JobNotApproved
+from smpc_fl.nodes.files import private_folder
 
 Array = npt.NDArray[Any]
 LedgerKind = Literal["syft", "own"]
@@ -231,7 +232,7 @@ def open_ledger(kind: LedgerKind, home: Path, owner: str) -> Ledger:
     from smpc_fl.nodes.ledger.syft import syft_installed
     from smpc_fl.nodes.ledger.syft_ledger import SyftLedger
 
-    folder = home / "ledger"
+    folder = private_folder(home) / "ledger"
     if kind == "own":
         return OwnLedger(folder)
     if syft_installed():
