@@ -111,6 +111,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 }
 """Every change of state: (state, what is complete) -> state."""
 
+_BEFORE_AGREEMENT = (State.PREPARING, State.ENDORSING, State.COLLECTING, State.AGREEING)
+
 
 @dataclass(frozen=True)
 class RoundPlan:
@@ -331,7 +333,7 @@ class CoordinatorRound:
     def _aborted(self, sender: str, signed: Signed) -> list[Command]:
         """Keep an aggregator's abort, and show it to the others: a vote for S binds until a peer has aborted."""
         known = self._said[AttemptAborted]
-        if sender in known or self.state is State.RELEASING:
+        if sender in known or self.state not in (*_BEFORE_AGREEMENT, State.ABORTING):
             return []
         known[sender] = signed
         return self._to_all(Votes(self.manifest_hash, [signed])) if self.manifest else []
@@ -482,8 +484,8 @@ class CoordinatorRound:
         return self._too_few() if self.refusals else CohortTooSmall(f"no release: {against}", phase="vote")
 
     def _abort(self, why: SmpcError, now: float) -> list[Command]:
-        """Ask every aggregator for its signed abort; `why` is what the run reports."""
-        if self.state is State.ABORTING:
+        """Ask every aggregator for its signed abort; `why` is what the run reports. Not any more once S is agreed."""
+        if self.state not in _BEFORE_AGREEMENT:
             return []
         self.state, self._why, self._until = State.ABORTING, why, now + self.plan.patience
         plan = self.plan

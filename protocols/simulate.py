@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,6 +37,7 @@ from smpc_fl.protocols.commands import (
 )
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
 from smpc_fl.protocols.manifest import Expected, Rules, choose_numbers
+from smpc_fl.protocols.messages import RoundClosed, Signed
 from smpc_fl.protocols.owner import OwnerRound
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import SECRET, Record
@@ -155,6 +156,19 @@ class Simulation:
                 self.outcome = outcome
             case Finished() | WakeAt():
                 pass
+
+    def next_attempt(self, aborts: tuple[Signed, ...]) -> None:
+        """Begin another attempt at the same round: the owners' machines go on, the others are new. Then `run` again."""
+        self.plan, self.outcome = replace(self.plan, attempt=self.plan.attempt + 1, aborts=aborts), None
+        for id_ in (COORDINATOR, *self.plan.aggregators):
+            self.nodes[id_] = Node(self._machine(id_, []), [])
+
+    def close(self, released: bool) -> None:
+        """Tell the owners that the round is over, as the coordinator does when no attempt follows."""
+        machine = self.nodes[COORDINATOR].machine
+        message = RoundClosed(machine.manifest_hash, released)
+        for owner in self.plan.cohort:
+            self.deliver(owner, Received(COORDINATOR, message, self.parties[COORDINATOR].sign(message)))
 
     def crash(self, id_: str) -> None:
         """Kill a node and start it again from its journal; what was on the way to it is lost, its peers reconnect."""
