@@ -155,8 +155,6 @@ class Owner(Node):
                 continue
             seen = now
             await asyncio.to_thread(self.holdings.refresh)
-            if self._store is not None:
-                self._store.register(self._registered())
             for run in list(self._pending):
                 answer = await self.consent.again(run, self.party)
                 if answer is not None and answer.status != "pending":
@@ -271,7 +269,10 @@ class Owner(Node):
             from smpc_fl.nodes.objects import ObjectStore
 
             self._store = ObjectStore(
-                self._registered(), entropy=self.entropy, clock=time.monotonic, lease_seconds=self.config.lease_seconds
+                self.holdings.registered,
+                entropy=self.entropy,
+                clock=time.monotonic,
+                lease_seconds=self.config.lease_seconds,
             )
         return self._store.handle(researcher, session, request, self.ledger)
 

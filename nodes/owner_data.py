@@ -6,6 +6,8 @@ imported at the first job or command, not before: a restarted owner first says a
 
 from __future__ import annotations
 
+from functools import partial
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,6 +23,8 @@ from smpc_fl.protocols.work import weight_of, work_of
 if TYPE_CHECKING:
     import torch
 
+    from smpc_fl.nodes.registered import Holding
+    from smpc_fl.nodes.registered import Holding
     from smpc_fl.pointers.shapes import Spec
 
 Array = npt.NDArray[Any]
@@ -63,18 +67,19 @@ class Holdings:
             phase="job",
         )
 
-    @property
-    def leaves(self) -> dict[str, Spec]:
-        """Public shapes and types of all tensors; a private number of rows is named after its dataset."""
+    def registered(self) -> dict[str, Holding]:
+        """All tensors as pointers see them: public metadata, and how to read them. A private number of rows is named
+        after its dataset."""
+        from smpc_fl.nodes.registered import Holding
         from smpc_fl.pointers.shapes import Spec
 
-        specs = {}
+        holdings = {}
         for name, (dataset, tensor) in self._where.items():
             about = self.datasets[dataset]
             info = about.tensors[tensor]
-            rows = dataset if about.rows is None else about.rows
-            specs[name] = Spec((rows, *info.shape_without_rows), info.dtype)
-        return specs
+            spec = Spec((dataset if about.rows is None else about.rows, *info.shape_without_rows), info.dtype)
+            holdings[name] = Holding(name, spec, partial(self.tensor, name), partial(self._mock, name), about.tags)
+        return holdings
 
     def array(self, name: str) -> Array:
         """The private tensor."""
@@ -83,15 +88,33 @@ class Holdings:
             self._loaded[dataset] = self._ledger.load_private(dataset)
         return self._loaded[dataset][tensor]
 
-    def mock(self, name: str) -> Array:
-        """The public stand-in."""
+    def _mock(self, name: str) -> torch.Tensor:
+        import torch
+
         dataset, tensor = self.place(name)
-        return self._ledger.load_mock(dataset)[tensor]
+        return torch.from_numpy(np.ascontiguousarray(self._ledger.load_mock(dataset)[tensor]))
 
     def tensor(self, name: str) -> torch.Tensor:
         import torch
 
         return torch.from_numpy(np.ascontiguousarray(self.array(name)))
+
+    def registered(self) -> dict[str, Holding]:
+        """All tensors as the object store sees them, by name."""
+        from smpc_fl.nodes.registered import Holding
+
+        return {
+            name: Holding(name, spec, partial(self.tensor, name), partial(self._mock, name), self._tags(name))
+            for name, spec in self.leaves.items()
+        }
+
+    def _mock(self, name: str) -> torch.Tensor:
+        import torch
+
+        return torch.from_numpy(np.ascontiguousarray(self.mock(name)))
+
+    def _tags(self, name: str) -> tuple[str, ...]:
+        return self.datasets[self.place(name)[0]].tags
 
     # --- can it be done? ---
 
@@ -110,7 +133,10 @@ class Holdings:
 
         for name in names(decode_expression(job.expression)):
             self.place(name)
-        check_aggregate(job, cohort, leaves=self.leaves, k_min=k_min)
+        check_aggregate(job, cohort, leaves=self._leaves(), k_min=k_min)
+
+    def _leaves(self) -> dict[str, Spec]:
+        return {name: holding.spec for name, holding in self.registered().items()}
 
     # --- work ---
 
@@ -164,8 +190,8 @@ class Holdings:
 
         expression = decode_expression(job.expression)
         used = names(expression)
-        value = operand(expression, {name: self.tensor(name) for name in used}, job.bound)
+        value = operand(expression, self.tensor, job.bound)
         if job.reduce == "sum" or job.weights is not None:
             return value, 1
-        counted_group(expression, self.leaves)
+        counted_group(expression, self._leaves())
         return value, max(len(self.array(name)) for name in used)

@@ -15,8 +15,7 @@ from smpc_fl.pointers.shapes import Spec
 @dataclass(frozen=True)
 class Holding:
     """One registered tensor. `spec` is its public metadata, `private` and `mock` read it. Where `public` is true, its
-    value, and what is computed from public tensors alone, may be fetched by anyone. One that is not `listed` is another
-    name of one that is: it is found by that name only."""
+    value, and what is computed from public tensors alone, may be fetched by anyone."""
 
     name: str
     spec: Spec
@@ -24,12 +23,9 @@ class Holding:
     mock: Callable[[], torch.Tensor] | None = None
     tags: tuple[str, ...] = ()
     public: bool = False
-    listed: bool = True
 
     def matches(self, query: str) -> bool:
         """Is it meant by "" (everything), "#tag" (a tag, or the tensor's own name), or its name?"""
-        if not self.listed:
-            return query == self.name
         tags = {tag.removeprefix("#") for tag in self.tags} | {self.name.rpartition("/")[2]}
         return query in ("", self.name) or (query.startswith("#") and query[1:] in tags)
 

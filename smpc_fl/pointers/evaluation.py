@@ -26,16 +26,14 @@ def evaluate_expression(expression: Expression, tensor: Callable[[str], torch.Te
     try:
         with torch.no_grad():
             for index, node in enumerate(expression.nodes):
-                match node:
-                    case Registered(name):
-                        values[index] = tensor(name)
-                    case Literal(dtype, shape, data):
-                        values[index] = tensor_of(dtype, shape, data)
-                    case Apply(function, arguments):
-                        values[index] = run(operation(function), arguments, values.__getitem__)
-                        for used in set(node.refs()):
-                            if last_use[used] == index:
-                                del values[used]
+                if isinstance(node, Registered):
+                    values[index] = tensor(node.name)
+                elif isinstance(node, Literal):
+                    values[index] = tensor_of(node.dtype, node.shape, node.data)
+                else:
+                    values[index] = run(operation(node.function), node.arguments, values.__getitem__)
+                    for used in {used for used in node.refs() if last_use[used] == index}:
+                        del values[used]
     except Exception:
         raise BadInput("the computation failed at the owner; what went wrong stays there") from None
     return values[len(expression.nodes) - 1]

@@ -79,7 +79,7 @@ class Rest(_Value, frozen=True, tag="rest"):
     """Argument: an ellipsis, all dimensions that an index does not name."""
 
 
-Scalar = None | bool | int | float | Annotated[str, Meta(max_length=32, pattern=r"^[a-z0-9_]*$")]
+Scalar = None | bool | int | float | Annotated[str, Meta(max_length=32, pattern=r"^[a-z0-9_]*\Z")]
 Item = Scalar | Ref | Span | Picks | Rest
 Argument = Item | Annotated[tuple[Item, ...], Meta(max_length=64)]
 """What an operation can be given: numbers, names, references, parts of an index, or a flat list of these."""
@@ -119,7 +119,7 @@ class Literal(_Value, frozen=True, tag="literal"):
 class Apply(_Value, frozen=True, tag="apply"):
     """Node: operation `function` of `operations.py`, with all its arguments in order, defaults at the end left out."""
 
-    function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
     arguments: Annotated[tuple[Argument, ...], Meta(max_length=16)]
 
     def refs(self) -> list[int]:
@@ -220,13 +220,12 @@ def describe(expression: Expression) -> str:
     """The computation for people, as "mean(x, 0)"; at most `MAX_TEXT` characters, with small literals spelt out."""
     texts: list[str] = []
     for node in expression.nodes:
-        match node:
-            case Registered(name):
-                text = name
-            case Literal():
-                text = _describe_literal(node)
-            case Apply(function, arguments):
-                text = _describe_apply(function, [_describe_argument(argument, texts) for argument in arguments])
+        if isinstance(node, Registered):
+            text = node.name
+        elif isinstance(node, Literal):
+            text = _describe_literal(node)
+        else:
+            text = _describe_apply(node.function, [_describe_argument(argument, texts) for argument in node.arguments])
         texts.append(text if len(text) <= MAX_TEXT else text[: MAX_TEXT - 1] + "…")
     return texts[-1]
 

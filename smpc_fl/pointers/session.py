@@ -30,7 +30,7 @@ MAX_FOUND = 1024
 
 ObjectId = Annotated[bytes, Meta(min_length=16, max_length=16)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
-HexDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}$")]
+HexDigest = Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]
 Text = Annotated[str, Meta(max_length=4096)]
 Dimension = Annotated[int, Meta(ge=0, le=1 << 40)]
 
@@ -55,7 +55,7 @@ class Operate(Request, frozen=True):
     """Apply an allow-listed operation; `Ref(i)` among the arguments stands for `operands[i]`. The owner makes the new
     object's id."""
 
-    function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}$")]
+    function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
     operands: Annotated[tuple[Object | Literal, ...], Meta(min_length=1, max_length=64)]
     arguments: Annotated[tuple[Argument, ...], Meta(max_length=16)]
 
@@ -133,7 +133,7 @@ class Asked(Response, frozen=True):
     """The owner's ledger knows the request under `digest`."""
 
     digest: HexDigest
-    status: Annotated[str, Meta(pattern="^(pending|approved|rejected|used)$")]
+    status: Annotated[str, Meta(pattern=r"^(pending|approved|rejected|used)\Z")]
 
 
 class Done(Response, frozen=True): ...

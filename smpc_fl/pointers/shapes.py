@@ -17,7 +17,7 @@ import torch
 
 from smpc_fl.errors import BadInput, PermissionDenied, ShapeMismatch
 from smpc_fl.pointers.arguments import check_arguments
-from smpc_fl.pointers.lineage import Apply, Argument, Expression, Literal, Ref, Registered, Rest, Span
+from smpc_fl.pointers.lineage import Argument, Expression, Literal, Ref, Registered, Rest, Span
 from smpc_fl.pointers.literals import TORCH_DTYPES, dtype_name, tensor_of
 from smpc_fl.pointers.operations import operation, run
 
@@ -87,15 +87,14 @@ def infer_expression(expression: Expression, leaves: Mapping[str, Spec]) -> Spec
     """Shape and type of an expression over the registered tensors `leaves`; raises as `infer` does."""
     specs: list[Spec] = []
     for node in expression.nodes:
-        match node:
-            case Registered(name):
-                if name not in leaves:
-                    raise BadInput(f"no tensor is registered under {name!r}: look at search('') for the names")
-                specs.append(leaves[name])
-            case Literal():
-                specs.append(spec_of(node))
-            case Apply(function, arguments):
-                specs.append(infer(function, arguments, specs))
+        if isinstance(node, Registered):
+            if node.name not in leaves:
+                raise BadInput(f"no tensor is registered under {node.name!r}: look at search('') for the names")
+            specs.append(leaves[node.name])
+        elif isinstance(node, Literal):
+            specs.append(spec_of(node))
+        else:
+            specs.append(infer(node.function, node.arguments, specs))
     return specs[-1]
 
 
