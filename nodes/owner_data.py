@@ -7,7 +7,6 @@ imported at the first job or command, not before: a restarted owner first says a
 from __future__ import annotations
 
 from functools import partial
-from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,7 +22,6 @@ from smpc_fl.protocols.work import weight_of, work_of
 if TYPE_CHECKING:
     import torch
 
-    from smpc_fl.nodes.registered import Holding
     from smpc_fl.nodes.registered import Holding
     from smpc_fl.pointers.shapes import Spec
 
@@ -99,23 +97,6 @@ class Holdings:
 
         return torch.from_numpy(np.ascontiguousarray(self.array(name)))
 
-    def registered(self) -> dict[str, Holding]:
-        """All tensors as the object store sees them, by name."""
-        from smpc_fl.nodes.registered import Holding
-
-        return {
-            name: Holding(name, spec, partial(self.tensor, name), partial(self._mock, name), self._tags(name))
-            for name, spec in self.leaves.items()
-        }
-
-    def _mock(self, name: str) -> torch.Tensor:
-        import torch
-
-        return torch.from_numpy(np.ascontiguousarray(self.mock(name)))
-
-    def _tags(self, name: str) -> tuple[str, ...]:
-        return self.datasets[self.place(name)[0]].tags
-
     # --- can it be done? ---
 
     def check_training(self, job: TrainJob) -> None:
@@ -190,7 +171,7 @@ class Holdings:
 
         expression = decode_expression(job.expression)
         used = names(expression)
-        value = operand(expression, self.tensor, job.bound)
+        value = operand(expression, {name: self.tensor(name) for name in used}, job.bound)
         if job.reduce == "sum" or job.weights is not None:
             return value, 1
         counted_group(expression, self._leaves())

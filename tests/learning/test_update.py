@@ -33,7 +33,7 @@ def test_the_sum_is_the_weighted_mean(owners: list[tuple[list[float], int]]) -> 
     weights = np.array([rows for _, rows in owners], dtype=np.float64)
     payloads = np.array([payload for payload, _ in owners])
     np.testing.assert_allclose(aggregate.mean, weights @ payloads / weights.sum(), atol=1e-12)
-    np.testing.assert_allclose(aggregate.sum, weights @ payloads / 1000, atol=1e-12)
+    np.testing.assert_allclose(aggregate.sum, weights @ payloads / 1024, atol=1e-12)
     assert aggregate.metrics["loss"] == pytest.approx((weights @ weights) / weights.sum() / 100)
     assert aggregate.total_weight == pytest.approx(weights.sum() / 1024)
     assert aggregate.clipped == 0
