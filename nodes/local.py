@@ -251,5 +251,5 @@ def _datasets(folder: Path, tensors: Tensors) -> tuple[DatasetConfig, ...]:
         path = folder / f"{name}.safetensors"
         save_file(arrays, path)
         path.chmod(0o600)
-        configs.append(DatasetConfig(name=name, private=path, tags=tuple(f"#{tensor}" for tensor in sorted(arrays))))
+        configs.append(DatasetConfig(name=name, private=path))
     return tuple(configs)

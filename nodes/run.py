@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 import structlog
 
-from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, RunFailed, SmpcError, from_code
+from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, RunFailed, SmpcError, Unavailable, from_code
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
 from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
@@ -261,14 +261,16 @@ class Run:
         return self._answers[owner].status if owner in self._answers else ""
 
     def _refused(self, approved: list[str], rejected: list[JobAnswer]) -> SmpcError:
-        said = "; ".join(
-            f"{owner}: {self._answers[owner].reason or self._status(owner)}" if owner in self._answers
-            else f"{owner}: not connected"
-            for owner in self.cohort if owner not in approved
-        )  # fmt: skip
+        """One error for the researcher: the owners' own class when they agree, and each reason once."""
+        owners: dict[str, list[str]] = {}
+        for owner in self.cohort:
+            if owner not in approved:
+                reason = self._answers[owner].reason if owner in self._answers else "not connected: is its node running?"
+                owners.setdefault(reason, []).append(owner)
+        said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in owners.items())
         codes = {answer.code for answer in rejected}
-        code = codes.pop() if len(codes) == 1 and rejected else ("JobNotApproved" if rejected else "Unavailable")
-        return from_code(code or JobNotApproved.__name__, f"{len(approved)} owners can take part: {said}")
+        code = codes.pop() if len(codes) == 1 else (JobNotApproved.__name__ if rejected else Unavailable.__name__)
+        return from_code(code, f"{len(approved)} of {len(self.cohort)} owners can take part. {said}")
 
     async def _train(self, job: TrainJob) -> None:
         layout = layout_of(job.plan)
