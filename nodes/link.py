@@ -92,7 +92,7 @@ class Link:
         # A client's frames carry a 4-byte mask (RFC 6455, section 5.3), a server's do not.
         self._mask_sent, self._mask_received = (4, 0) if dialled else (0, 4)
         self._sending = asyncio.Lock()
-        self._end: ConnectionClosed | None = None
+        self._end: Exception | None = None
 
     def __repr__(self) -> str:
         return f"<Link {self.peer or 'unauthenticated'} {self.role} {'open' if self.is_open else 'closed'}>"
@@ -100,6 +100,12 @@ class Link:
     @property
     def is_open(self) -> bool:
         return self._socket.state is State.OPEN
+
+    @property
+    def ended(self) -> bool:
+        """Whether `receive` has come to the connection's end. What arrived before a goodbye is still received after it,
+        when `is_open` is False already."""
+        return self._end is not None
 
     @property
     def remote_address(self) -> str:
@@ -157,20 +163,25 @@ class Link:
 
         Raises `Unavailable` once the connection is closed, `MalformedMessage` for bytes that break the format (the
         connection is then closed), and what `accept` or its sink raise of `SmpcError`: then the rest of that message
-        was read and dropped, and the connection goes on (`is_open`). Cancelling is safe between messages; within one it
-        drops the connection."""
+        was read and dropped, and the next call goes on to the next one (`ended` is False). Cancelling is safe between
+        messages; within one it drops the connection."""
         most = self.limits.attachment if max_attachment is None else max_attachment
-        frames = self._frames()
+        if self._end is not None:
+            raise self._gone(self._end)
+        frames = self._fragments()
         first = await anext(frames)
         message = Incoming(first, frames, accept, max_envelope, most)
         try:
             signed, attachment = await message.read()
         except MalformedMessage as error:
             error.peer = error.peer or self.peer or None
-            await asyncio.gather(self.close("malformed message", code=PROTOCOL_BROKEN), self._drain(frames))
+            if self._end is None:  # otherwise it is websockets that found fault, and has closed
+                self._end = error
+                await asyncio.gather(self.close("malformed message", code=PROTOCOL_BROKEN), self._drain(frames))
             raise
         except BaseException as error:
             if not isinstance(error, Unavailable):
+                self._end = Unavailable("dropped in the midst of a message")
                 self.abort()
             await frames.aclose()
             raise
@@ -178,10 +189,8 @@ class Link:
             raise message.refused
         return signed, attachment
 
-    async def _frames(self) -> AsyncGenerator[bytes, None]:
-        """The fragments of one message."""
-        if self._end is not None:
-            raise self._gone(self._end)  # websockets tells it only once
+    async def _fragments(self) -> AsyncGenerator[bytes, None]:
+        """The next message, fragment by fragment."""
         try:
             async for piece in self._socket.recv_streaming(decode=False):
                 self.bytes_received += frame_size(len(piece), self._mask_received)
@@ -200,7 +209,7 @@ class Link:
             while True:
                 async for _ in frames:
                     pass
-                frames = self._frames()
+                frames = self._fragments()
 
     def _gone(self, error: Exception) -> Unavailable:
         """What a closed connection is called. The reason is the peer's text: shortened, and shown as data."""

@@ -39,7 +39,7 @@ async def pump(
             try:
                 signed, attachment = await link.receive(accept)
             except SmpcError as error:
-                if not link.is_open:
+                if link.ended:
                     return error
                 await _refused(link, error, on_refused)
                 continue
