@@ -47,7 +47,7 @@ _ALIASES = {
     "bmm": "matmul", "dot": "matmul", "mm": "matmul", "mv": "matmul", "inner": "matmul", "multiply": "mul",
     "negative": "neg", "special_expit": "sigmoid", "special_expm1": "expm1", "special_log1p": "log1p",
     "special_logsumexp": "logsumexp", "subtract": "sub", "swapaxes": "transpose", "swapdims": "transpose",
-    "view": "reshape", "bool": "to_bool", "__rsub__": "rsub",
+    "view": "reshape", "__rsub__": "rsub", "log_sigmoid": "logsigmoid",
 }  # fmt: skip
 _SYNONYMS = {"axis": "dim", "keepdims": "keepdim", "self": "input", "x": "input", "axis0": "dim0", "axis1": "dim1"}
 _CASTS = {

@@ -182,7 +182,7 @@ for _name in (
     "sigmoid", "sign", "sin", "sinh", "sqrt", "square", "tan", "tanh", "trunc",
 ):  # fmt: skip
     _add(_name, (_X,), getattr(torch, _name), "of every element")
-for _name in ("elu", "logsigmoid", "relu6", "silu", "softplus"):
+for _name in ("logsigmoid", "relu6", "silu", "softplus"):
     _add(_name, (_X,), getattr(functional, _name), "of every element")
 _add(
     "leaky_relu", (_X, Parameter("negative_slope", "number", 0.01)), functional.leaky_relu, "relu with a slope below 0"
@@ -194,6 +194,7 @@ _add(
     "Gaussian error linear unit",
 )
 _ALPHA = Parameter("alpha", "number", 1)
+_add("elu", (_X, Parameter("alpha", "number", 1.0)), functional.elu, "exponential linear unit")
 _add("add", (_LEFT, _OTHER, _ALPHA), lambda x, y, alpha: torch.add(x, y, alpha=alpha), "x + alpha · y")
 _add("sub", (_LEFT, _OTHER, _ALPHA), lambda x, y, alpha: torch.sub(x, y, alpha=alpha), "x - alpha · y")
 _add("mul", (_LEFT, _OTHER), torch.mul, "product")

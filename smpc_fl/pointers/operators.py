@@ -49,6 +49,8 @@ class Operators(Remote):
         return self._call("div", (self, other), {})
 
     def __rtruediv__(self, other: Any) -> Any:
+        if isinstance(other, int | float):  # as torch.Tensor.__rdiv__ does, to the last bit
+            return self._call("mul", (self._call("reciprocal", (self,), {}), other), {})
         return self._call("div", (other, self), {})
 
     def __matmul__(self, other: Any) -> Any:
