@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import zipfile
+import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -23,7 +24,7 @@ MISSING = frozenset({"", "na", "nan", "null", "none", "?"})
 
 def require(found: Iterable[str], wanted: Sequence[str], name: str) -> None:
     there = list(found)
-    absent = [column for column in wanted if column not in there]
+    absent = [column for column in dict.fromkeys(wanted) if column not in there]
     if absent:
         hint = ": separate the columns by commas" if len(there) == 1 and any(c in there[0] for c in ";\t|") else ""
         listed = ", ".join(there[:20]) + (", …" if len(there) > 20 else "")
@@ -103,17 +104,19 @@ def read_parquet(path: Path, inputs: Sequence[str], target: str | None) -> dict[
 
 
 def read_npz(path: Path) -> dict[str, Array]:
+    plain = DatasetInvalid(
+        f"{path.name}: is not an .npz archive of plain arrays (Python objects are never read): write one with numpy.savez",
+    )
     try:
-        with np.load(path, allow_pickle=False) as file:
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise DatasetInvalid(f"{path.name}: is not an .npz archive: write one with numpy.savez")
-            return _checked_arrays({name: file[name] for name in file.files}, path.name)
-    except (ValueError, EOFError, zipfile.BadZipFile) as error:
-        if isinstance(error, DatasetInvalid):
-            raise
-        raise DatasetInvalid(
-            f"{path.name}: is not an .npz archive of plain arrays: Python objects are never read, save numbers",
-        ) from None
+        with open(path, "rb") as file:  # NumPy leaves a file that it opened itself open when it is damaged
+            archive = np.load(file, allow_pickle=False)
+            if not isinstance(archive, np.lib.npyio.NpzFile):
+                raise plain
+            with archive:
+                arrays = {name: archive[name] for name in archive.files}
+    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+        raise plain from None
+    return _checked_arrays(arrays, path.name)
 
 
 def read_safetensors(path: Path) -> dict[str, Array]:

@@ -135,15 +135,12 @@ class SyftJobs:
         written |= {name: (folder / name).read_bytes() for name in ("run.sh", "config.yaml")}
         return _fingerprint(written)
 
-    def fingerprint(self, request: Request) -> bytes | None:
-        """The fingerprint of the job's files as they are now; None when they are gone."""
+    def fingerprint(self, request: Request) -> bytes:
+        """The fingerprint of the job's files as they are now, or of nothing when they are gone."""
         with _quiet():
             client, ref = self._open(request)
             folder: Path = client.manager.submission_dir(ref)
-        try:
-            return _fingerprint(_read_tree(folder))
-        except OSError:
-            return None
+        return _fingerprint(_read_tree(folder))
 
     def state(self, request: Request) -> tuple[str, str]:
         """Syft's status and the reason noted with it; "pending" where there is none to be read."""

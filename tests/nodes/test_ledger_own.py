@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smpc_fl.errors import Unavailable
+from smpc_fl.errors import BadInput, Unavailable
 from smpc_fl.nodes.ledger.own import OwnLedger
 from smpc_fl.nodes.ledger.parts import OwnParts
 
@@ -52,3 +52,13 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
 def test_times_come_from_the_clock(tmp_path: Path) -> None:
     ledger = OwnLedger(tmp_path, clock=lambda: 12.5)
     assert ledger.submit("ab" * 32, "get", "rita", "mean(x)", b"bytes").created == 12.5
+
+
+def test_a_second_copy_is_noted_for_known_requests_only(tmp_path: Path) -> None:
+    ledger = OwnLedger(tmp_path)
+    with pytest.raises(BadInput, match="nobody asked"):
+        ledger.mirror("ab" * 32)
+    ledger.submit("ab" * 32, "get", "rita", "mean(x)", b"bytes")
+    assert ledger.mirror("ab" * 32) is None
+    ledger.set_mirror("ab" * 32, b"fingerprint")
+    assert (ledger.mirror("ab" * 32), ledger.stored("ab" * 32)) == (b"fingerprint", b"bytes")

@@ -53,9 +53,23 @@ def test_a_dataset_is_published_in_syft_with_both_parts(ledger: SyftLedger, tmp_
     assert (found.name, found.summary, found.tags) == ("heart", "four hospitals", ["#heart"])
     assert [f.name for f in found.private_dir.glob("*.safetensors")] == ["private.safetensors"]
     assert [f.name for f in found.mock_dir.glob("*.safetensors")] == ["mock.safetensors"]
-    acl = importlib.import_module("syft_permissions")
-    request = acl.ACLRequest
-    del request
+    permissions = importlib.import_module("syft_permissions")
+    service = permissions.ACLService(owner=OWNER)
+    service.load_permissions_from_filesystem(tmp_path / "ledger" / "syft" / OWNER)
+    may_read = {
+        part: service.can_access(
+            permissions.ACLRequest(
+                path=str(file.relative_to(tmp_path / "ledger" / "syft" / OWNER)),
+                level=permissions.AccessLevel.READ,
+                user=permissions.User(id=RESEARCHER),
+            )
+        )
+        for part, file in (
+            ("mock", found.mock_dir / "mock.safetensors"),
+            ("private", found.private_dir / "private.safetensors"),
+        )
+    }
+    assert may_read == {"mock": True, "private": False}
     assert list((tmp_path / "ledger").glob("staging-*")) == []
 
 
