@@ -187,7 +187,7 @@ class Federation:
             max_samples=max_samples,
             tolerance=tolerance,
             ring_bits=_bits(ring_bits),
-            seed=_seed(seed),
+            seed=run_seed(seed),
         )
         return Run(Following(self._channel, job, cohort, first.tobytes()), plan, first)
 
@@ -198,7 +198,8 @@ def _bits(bits: int | None) -> Any:
     return bits
 
 
-def _seed(seed: int | None) -> bytes:
+def run_seed(seed: int | None) -> bytes:
+    """16 bytes that a job's shuffles and dropout derive from; drawn by the system for None."""
     return os.urandom(16) if seed is None else digest("smpc-fl/1 run seed", str(seed).encode(), size=16)
 
 

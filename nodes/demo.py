@@ -21,6 +21,7 @@ import smpc_fl as sf
 from smpc_fl.errors import RunFailed
 from smpc_fl.jobs import TrainJob
 from smpc_fl.nodes import demo_report
+from smpc_fl.nodes.client import run_seed
 from smpc_fl.nodes.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Split, load_hospitals, split
 from smpc_fl.nodes.plots import Panel, draw
 from smpc_fl.nodes.yardsticks import PlainFedAvg, auc_of, concatenate, train_centrally
@@ -39,7 +40,7 @@ class SplitResult:
     pooled: float
     alone: dict[str, float]
     secure: float
-    secure_estimate: float
+    estimate: float
     """As the federation itself knows it: from securely added score histograms, no patient's score seen."""
     worst_difference: float
     """Largest difference of any weight to plain FedAvg, after any round."""
@@ -140,7 +141,7 @@ def _run_split(fed: Any, division: dict[str, Split], number: int, rounds: int, t
         local=LOCAL,
         clip=CLIP,
         max_samples=MAX_SAMPLES,
-        seed=number.to_bytes(16, "little"),
+        seed=run_seed(number),
     )
     run = fed.train(
         plan,
@@ -152,7 +153,7 @@ def _run_split(fed: Any, division: dict[str, Split], number: int, rounds: int, t
         evaluation=sf.Evaluation(inputs=f"x{number}_test", targets=f"y{number}_test"),
         clip=CLIP,
         max_samples=MAX_SAMPLES,
-        seed=job.seed,
+        seed=number,
     )
     plain = PlainFedAvg(plan, job, train)
     worst, seconds, aucs, losses, held_out_losses = 0.0, 0.0, [], [], []
@@ -172,7 +173,7 @@ def _run_split(fed: Any, division: dict[str, Split], number: int, rounds: int, t
         pooled=auc_of(train_centrally(concatenate(list(train.values())), job, seed=number), test),
         alone={owner: auc_of(train_centrally(table, job, seed=number), test) for owner, table in train.items()},
         secure=auc_of(run.model, test),
-        secure_estimate=metrics["val_auc"],
+        estimate=metrics["val_auc"],
         worst_difference=worst,
         losses=losses,
         held_out_losses=held_out_losses,

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 
@@ -18,7 +20,8 @@ if TYPE_CHECKING:
 
 def show_hospitals(console: Console, hospitals: Mapping[str, Table]) -> None:
     """Who takes part: each owner's rows stay in its own process."""
-    grid = Grid(title="UCI Heart Disease: what each data owner holds, and keeps", title_justify="left")
+    console.print("UCI Heart Disease, held by four data owners", style="italic")
+    grid = Grid(box=SIMPLE_HEAD)
     for name in ("owner", "patients", "ill", "values missing"):
         grid.add_column(name, justify="left" if name == "owner" else "right")
     for owner, table in hospitals.items():
@@ -29,40 +32,38 @@ def show_hospitals(console: Console, hospitals: Mapping[str, Table]) -> None:
 
 def show_results(console: Console, results: Sequence[SplitResult], seconds: float) -> None:
     """AUC by split, then what the runs cost."""
-    grid = Grid(
-        title="ROC-AUC on all hospitals' held-out patients (computed by this harness, which owns the files)",
-        title_justify="left",
-        caption="estimate: the AUC as the federation itself knows it, from securely added histograms of scores.\n"
-        "off plain: largest difference of any weight, after any round, to plain FedAvg on the same data.",
-        caption_justify="left",
-    )
-    alone = [f"{name}\nalone" for name in HOSPITALS.values()]
-    for name in ("split", "pooled", "secure\nfederated", "difference", "estimate", *alone, "off plain"):
-        grid.add_column(name, justify="right")
-    for number, item in enumerate(results, start=1):
-        grid.add_row(
-            str(number),
-            f"{item.pooled:.3f}",
-            f"[bold]{item.secure:.3f}[/bold]",
-            f"{item.difference:+.4f}",
-            f"{item.secure_estimate:.3f}",
-            *(f"{item.alone[owner]:.3f}" for owner in HOSPITALS),
-            f"{item.worst_difference:.1e}",
-        )
+    title = "ROC-AUC on all hospitals' held-out patients (computed by this harness, which owns the files)"
+    console.print(title, style="italic", highlight=False)
+    grid = Grid(box=SIMPLE_HEAD)
+    grid.add_column("split", no_wrap=True)
+    for number in range(1, len(results) + 1):
+        grid.add_column(str(number), justify="right")
+    grid.add_column("median", justify="right", style="bold")
+
+    def row(label: str, pick: Callable[[SplitResult], float], form: str = ".3f", style: str = "") -> None:
+        values = [pick(item) for item in results]
+        grid.add_row(label, *(format(value, form) for value in [*values, median(values)]), style=style)
+
+    row("secure, all hospitals", lambda item: item.secure, style="bold green")
+    row("pooled, all hospitals", lambda item: item.pooled)
+    row("difference", lambda item: item.difference, "+.3f")
+    for owner, name in HOSPITALS.items():
+        row(f"{name} alone", partial(_alone, owner))
     grid.add_section()
-    grid.add_row(
-        "median",
-        f"{median(item.pooled for item in results):.3f}",
-        f"[bold]{median(item.secure for item in results):.3f}[/bold]",
-        f"{median(item.difference for item in results):+.4f}",
-        f"{median(item.secure_estimate for item in results):.3f}",
-        *(f"{median(item.alone[owner] for item in results):.3f}" for owner in HOSPITALS),
-        f"{max(item.worst_difference for item in results):.1e}",
-    )
+    row("secure estimate *", lambda item: item.estimate)
+    row("off plain FedAvg **", lambda item: item.worst_difference, ".0e")
     console.print(grid)
+    console.print("*  what the federation itself knows: from securely added histograms of scores", highlight=False)
+    console.print("** largest difference of any weight, after any round, to FedAvg in the clear", highlight=False)
     rounds = sum(len(item.losses) for item in results)
     training = sum(item.seconds for item in results)
-    console.print(f"{rounds} training rounds, each evaluated: {training:.1f} s; everything: {seconds:.1f} s.")
+    console.print(
+        f"\n{rounds} training rounds, each evaluated, took {training:.0f} s; everything {seconds:.0f} s. Uploaded:"
+    )
     for owner, name in HOSPITALS.items():
         uploaded = sum(item.uploaded[owner] for item in results)
-        console.print(f"  {name} uploaded {uploaded / 1e6:.2f} MB, {uploaded / rounds / 1e3:.1f} kB a round")
+        console.print(f"  {name:14} {uploaded / 1e3:6.0f} kB, {uploaded / rounds / 1e3:.1f} kB a round")
+
+
+def _alone(owner: str, item: SplitResult) -> float:
+    return item.alone[owner]
