@@ -139,7 +139,8 @@ def _propagate(document: PlanDocument, graph: Graph, rows: int, *, training: boo
             if result.numel() > MAX_ELEMENTS or total > MAX_TOTAL:
                 raise PlanRejected(f"node {node.name!r} ({node.operator}) needs too much memory: use smaller layers")
 
-    return run(graph, values, operators.table(), failure=_rejected, watch=watch)
+    with torch.set_grad_enabled(training):
+        return run(graph, values, operators.table(), failure=_rejected, watch=watch)
 
 
 def _meta(kind: TensorType, rows: int) -> torch.Tensor:

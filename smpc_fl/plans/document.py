@@ -17,6 +17,7 @@ plan, and anything over the caps below are refused. What the words mean is check
 
 from __future__ import annotations
 
+import re
 from math import prod
 from typing import Annotated, Literal
 
@@ -37,10 +38,10 @@ Loss = Literal["cross_entropy", "mse", "bce_with_logits"]
 Dtype = Literal["float32", "int64"]
 Kind = Literal["parameter", "buffer"]
 
-PartName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_][A-Za-z0-9_.\-]{0,255}\Z")]
-NodeName = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]{0,127}\Z")]
-OperatorName = Annotated[str, Meta(pattern=r"^[a-z][A-Za-z0-9_.]{0,127}\Z")]
-Word = Annotated[str, Meta(pattern=r"^[%@$:=][A-Za-z0-9_.\-]{1,256}\Z")]
+PartName = Annotated[str, Meta(min_length=1, max_length=256)]
+NodeName = Annotated[str, Meta(min_length=1, max_length=128)]
+OperatorName = Annotated[str, Meta(min_length=1, max_length=128)]
+Word = Annotated[str, Meta(min_length=2, max_length=257)]
 Whole = Annotated[int, Meta(ge=-(1 << 63), le=(1 << 63) - 1)]
 Shape = Annotated[list[Annotated[int, Meta(ge=0, le=1 << 32)]], Meta(max_length=8)]
 
@@ -122,6 +123,7 @@ def decode_document(data: bytes) -> PlanDocument:
         raise PlanRejected(f"a plan does not decode: {error}; make plans with Plan.from_module") from None
     if _encoder.encode(document) != data:
         raise PlanRejected("a plan is not in its one canonical spelling; make plans with Plan.from_module")
+    _check_spelling(document)
     names = [part.name for part in document.layout]
     if len(set(names)) != len(names):
         raise PlanRejected("a plan's layout names a tensor twice")
@@ -129,3 +131,33 @@ def decode_document(data: bytes) -> PlanDocument:
     if not 1 <= size <= MAX_SIZE:
         raise PlanRejected(f"a model has 1 to {MAX_SIZE} elements, not {size}")
     return document
+
+
+# Patterns are matched here and not by msgspec, whose decoders crash at the end of the process when one stands in a union
+# with a list (msgspec issue 717).
+_PART = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.\-]*")
+_NODE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_OPERATOR = re.compile(r"[a-z][A-Za-z0-9_.]*")
+_WORD = re.compile(r"[%@$:=][A-Za-z0-9_.\-]+")
+
+
+def _check_spelling(document: PlanDocument) -> None:
+    for part in document.layout:
+        _spelled(part.name, _PART)
+    for graph in (document.train, document.evaluate):
+        for node in graph.nodes:
+            _spelled(node.name, _NODE)
+            _spelled(node.operator, _OPERATOR)
+            for name in node.kwargs:
+                _spelled(name, _NODE)
+            for argument in (*node.args, *node.kwargs.values()):
+                for atom in argument if isinstance(argument, list) else (argument,):
+                    if isinstance(atom, str):
+                        _spelled(atom, _WORD)
+        _spelled(graph.loss, _WORD)
+        _spelled(graph.prediction, _WORD)
+
+
+def _spelled(text: str, pattern: re.Pattern[str]) -> None:
+    if pattern.fullmatch(text) is None:
+        raise PlanRejected(f"a plan holds the name {text!r}, which is not spelled as names in plans are")
