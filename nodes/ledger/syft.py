@@ -13,6 +13,7 @@ import io
 import os
 import shutil
 import tempfile
+import threading
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
@@ -38,10 +39,14 @@ def _syft(module: str) -> Any:
     return importlib.import_module(module)
 
 
+# Standard output and warning filters are the process's: two threads that put them back crosswise would lose them.
+_silence = threading.RLock()
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Syft talks to people on standard output and warns while it is imported; a node has nobody to read it."""
-    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+    with _silence, contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         yield
 

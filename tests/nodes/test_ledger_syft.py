@@ -5,6 +5,9 @@ from __future__ import annotations
 import ast
 import importlib
 import stat
+import sys
+import warnings
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -237,3 +240,12 @@ def test_nothing_is_said_and_nothing_is_open(
     asked.remove_dataset("heart")
     assert capfd.readouterr() == ("", "")
     assert stat.S_IMODE((tmp_path / "ledger" / "syft").stat().st_mode) == 0o700
+
+
+def test_threads_leave_standard_output_and_warnings_alone(asked: SyftLedger) -> None:
+    asked.add_dataset("heart", X, X)
+    before = (sys.stdout, list(warnings.filters))
+    with ThreadPoolExecutor(4) as pool:
+        for _ in pool.map(lambda n: asked.load_mock("heart") if n % 2 else asked.status(DIGEST), range(200)):
+            pass
+    assert (sys.stdout, list(warnings.filters)) == before
