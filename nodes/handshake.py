@@ -155,10 +155,10 @@ class _PeerRefused(Exception):
 
 def _peer_refused(signed: Signed, me: LocalMember, peer: str) -> NoReturn:
     """Raise a peer's refusal as its own error class, if the peer has really signed it."""
-    key, _ = me.membership.lookup(peer)
-    refusal = expect(verify(signed, key, federation=me.membership.federation), Refusal, peer=peer)
     if signed.sender != peer:
         raise BadSignature("a refusal comes from another member than the one that was dialled", peer=peer)
+    key, _ = me.membership.lookup(peer)
+    refusal = expect(verify(signed, key, federation=me.membership.federation), Refusal, peer=peer)
     error = from_code(refusal.code, f"{peer} refused {me.id}: {refusal.text}", peer=peer, phase=PHASE)
     raise error from _PeerRefused()
 

@@ -20,7 +20,7 @@ from structlog.typing import EventDict, WrappedLogger
 TEXT_FIELDS = frozenset(
     {
         "address", "code", "digest", "error", "event", "id", "kind", "ledger", "level", "logger",
-        "manifest", "message", "node", "notice", "path", "peer", "phase", "reason", "role", "run", "state", "status",
+        "manifest", "message", "node", "notice", "owner", "path", "peer", "phase", "reason", "role", "run", "state", "status",
         "stream", "text", "timestamp",
     }
 )  # fmt: skip

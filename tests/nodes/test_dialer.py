@@ -214,13 +214,15 @@ async def test_somebody_else_at_the_address_is_not_believed() -> None:
 
 
 @contextlib.asynccontextmanager
-async def failing(port: int, scheme: str = "ws", **options: object) -> AsyncIterator[asyncio.Queue[SmpcError]]:
+async def failing(
+    port: int, scheme: str = "ws", seconds: float = 5.0, **options: object
+) -> AsyncIterator[asyncio.Queue[SmpcError]]:
     """The errors of a dialler that cannot connect."""
     errors: asyncio.Queue[SmpcError] = asyncio.Queue()
     alice = Side(people(alice="owner", anna="aggregator")["alice"])
     async with Dialer(
         f"{scheme}://127.0.0.1:{port}", "anna", alice.me, alice.converse,
-        limits=Limits(handshake=0.2, close=0.2), backoff=FAST, on_failed=errors.put_nowait, **options,  # type: ignore[arg-type]
+        limits=Limits(handshake=seconds, close=0.2), backoff=FAST, on_failed=errors.put_nowait, **options,  # type: ignore[arg-type]
     ):  # fmt: skip
         yield errors
     assert alice.ups == []
@@ -250,9 +252,27 @@ async def test_something_else_there(answer: bytes | None) -> None:
         writer.close()
 
     server = await asyncio.start_server(other, "127.0.0.1", 0)
-    async with server, failing(server.sockets[0].getsockname()[1]) as errors:
+    patience = 0.2 if answer is None else 5.0
+    async with server, failing(server.sockets[0].getsockname()[1], seconds=patience) as errors:
         for _ in range(2):
             assert "no websocket handshake came back" in str(await errors.get()) or answer == b""
+
+
+async def test_a_bug_of_a_library_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An AttributeError out of websockets, as after close code 1009."""
+
+    async def broken(self: object) -> None:
+        raise AttributeError("'NoneType' object has no attribute 'write'")
+
+    monkeypatch.setattr("smpc_fl.nodes.dialer._Connect.connect", broken)
+    async with failing(1) as errors:
+        for _ in range(2):
+            assert str(await errors.get()).startswith("anna at ws://127.0.0.1:1 cannot be reached: AttributeError")
+
+
+async def test_one_that_was_never_started_can_be_stopped() -> None:
+    alice = Side(people(alice="owner")["alice"])
+    await Dialer("ws://127.0.0.1:1", "anna", alice.me, alice.converse).stop()
 
 
 async def test_redirections_are_not_followed() -> None:

@@ -139,7 +139,7 @@ async def test_garbage_instead_of_the_first_words() -> None:
 
 async def test_whoever_says_nothing_is_dropped() -> None:
     refused: asyncio.Queue[SmpcError] = asyncio.Queue()
-    brief = Limits(handshake=0.05, close=0.1)
+    brief = Limits(handshake=0.3, close=0.1)
     async with await serve(until_closed, ANNA, local(), on_refused=refused.put_nowait, limits=brief) as listener:
         assert await talk(listener, b"GET / HT") == b""
         client = await dial(listener.address[1])
