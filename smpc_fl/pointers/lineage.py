@@ -16,6 +16,7 @@ Nothing here knows which operations there are (`operations.py`) or loads torch.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -79,10 +80,23 @@ class Rest(_Value, frozen=True, tag="rest"):
     """Argument: an ellipsis, all dimensions that an index does not name."""
 
 
-Scalar = None | bool | int | float | Annotated[str, Meta(max_length=32, pattern=r"^[a-z0-9_]*\Z")]
+Scalar = None | bool | int | float | Annotated[str, Meta(max_length=32)]
 Item = Scalar | Ref | Span | Picks | Rest
 Argument = Item | Annotated[tuple[Item, ...], Meta(max_length=64)]
 """What an operation can be given: numbers, names, references, parts of an index, or a flat list of these."""
+
+_WORD = re.compile(r"[a-z0-9_]*")
+
+
+def check_words(arguments: tuple[Argument, ...]) -> None:
+    """Raises `ValueError` unless all strings among the arguments are names in lower case.
+
+    A `pattern` in `Scalar` would say so too, but msgspec (0.22) frees the pattern of a union that also has a tuple as
+    if it were something else, which crashes the interpreter when it ends."""
+    for argument in arguments:
+        for item in argument if isinstance(argument, tuple) else (argument,):
+            if isinstance(item, str) and not _WORD.fullmatch(item):
+                raise ValueError("a string among an operation's arguments is not a name in lower case")
 
 
 class Registered(_Value, frozen=True, tag="registered"):
@@ -121,6 +135,9 @@ class Apply(_Value, frozen=True, tag="apply"):
 
     function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
     arguments: Annotated[tuple[Argument, ...], Meta(max_length=16)]
+
+    def __post_init__(self) -> None:
+        check_words(self.arguments)
 
     def refs(self) -> list[int]:
         """The nodes that this one uses, left to right, with repetitions."""

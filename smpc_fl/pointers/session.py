@@ -19,7 +19,7 @@ from msgspec import Meta
 
 from smpc_fl.errors import MalformedMessage, from_code
 from smpc_fl.jobs import AggregateJob
-from smpc_fl.pointers.lineage import MAX_EXPRESSION, Argument, Literal
+from smpc_fl.pointers.lineage import MAX_EXPRESSION, Argument, Literal, check_words
 
 MAX_VALUE = 1 << 24
 """Bytes of the elements of a value that is let out."""
@@ -58,6 +58,9 @@ class Operate(Request, frozen=True):
     function: Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_]{0,31}\Z")]
     operands: Annotated[tuple[Object | Literal, ...], Meta(min_length=1, max_length=64)]
     arguments: Annotated[tuple[Argument, ...], Meta(max_length=16)]
+
+    def __post_init__(self) -> None:
+        check_words(self.arguments)
 
 
 class Fetch(Request, frozen=True):

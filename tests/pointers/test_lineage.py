@@ -206,7 +206,7 @@ def test_bytes_behind_and_over_the_limits_are_refused() -> None:
         decode_expression(
             encode_expression(Expression((Registered("x"), *(Apply("neg", (Ref(i),)) for i in range(MAX_DEPTH)))))
         )
-    nodes = (Registered("x"), *(Apply("neg", (Ref(i),)) for i in range(MAX_NODES)))
+    nodes: tuple[Any, ...] = (Registered("x"), *(Apply("neg", (Ref(i),)) for i in range(MAX_NODES)))
     with pytest.raises(MalformedMessage):
         decode_expression(encode_expression(Expression(nodes)))
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 import torch
-import torch.nn.functional as F  # noqa: N812
+import torch.nn.functional as F
 from pointer_world import World, at, three
 
 from smpc_fl.errors import BadInput, PermissionDenied
@@ -21,6 +21,7 @@ W = torch.arange(12.0).reshape(3, 4) / 10
 PARAMETER = torch.nn.Parameter(torch.ones(4))
 
 # x: float32[rows, 4] with a NaN and an infinity in it, y: int64[rows]
+T: Any = torch
 CASES: dict[str, Case] = {
     "mean 0": lambda x, y: x.mean(0),
     "torch.mean": lambda x, y: torch.mean(x, 0),
@@ -125,7 +126,7 @@ CASES: dict[str, Case] = {
     "new dimension": lambda x, y: x[:, None, -1:] + x[None].permute(1, 0, 2),
     "all rows": lambda x, y: x[0:, 0] + x[::1, 1] + x[:][:, 2],
     "cat": lambda x, y: torch.cat([x, x * 2, y[:, None]], 1),
-    "concat": lambda x, y: torch.concat((x, C.expand(1, 4) + 0 * x), axis=-1),
+    "concat": lambda x, y: T.concat((x, C.expand(1, 4) + 0 * x), axis=-1),
     "stack": lambda x, y: torch.stack([x, x], dim=1),
     "transpose": lambda x, y: x.transpose(0, 1) + torch.swapaxes(x, axis0=0, axis1=1),
     "permute": lambda x, y: x.permute(1, 0) + x.permute((1, 0)) + torch.permute(x, dims=(1, 0)),
@@ -138,9 +139,10 @@ CASES: dict[str, Case] = {
 } | {
     name: lambda x, y, _run=name: getattr(torch, _run)(x)
     for name in (
-        "abs acos asin atan ceil cos cosh erf exp expm1 floor isfinite isinf isnan log log10 log1p log2 logical_not neg "
-        "reciprocal round rsqrt sign sin sinh sqrt square tan tanh trunc"
-    ).split()
+        "abs", "acos", "asin", "atan", "ceil", "cos", "cosh", "erf", "exp", "expm1", "floor", "isfinite", "isinf", "isnan",
+        "log", "log10", "log1p", "log2", "logical_not", "neg", "reciprocal", "round", "rsqrt", "sign", "sin", "sinh",
+        "sqrt", "square", "tan", "tanh", "trunc",
+    )
 }  # fmt: skip
 
 
@@ -209,7 +211,10 @@ def test_what_is_not_listed_is_named() -> None:
             "mean(x, 0)",
         ),
         ([lambda p: p[:, 3], lambda p: p[0:, 3], lambda p: p[::1, 3]], "x[:, 3]"),
-        ([lambda p: p.var(0, False), lambda p: p.var(0, correction=0), lambda p: torch.var(p, 0, unbiased=False)], "var(x, 0, 0)"),
+        (
+            [lambda p: p.var(0, False), lambda p: p.var(0, correction=0), lambda p: torch.var(p, 0, unbiased=False)],
+            "var(x, 0, 0)",
+        ),
         ([lambda p: p.T, lambda p: p.t(), lambda p: p.transpose(0, 1)], "transpose(x, 0, 1)"),
         ([lambda p: p.double(), lambda p: p.to(torch.float64)], "to(x, 'float64')"),
         ([lambda p: 1 - p, lambda p: torch.rsub(p, 1), lambda p: torch.sub(1, p)], "sub(1, x)"),
@@ -262,14 +267,14 @@ def test_what_would_show_values_is_refused(call: Callable[[Any], Any]) -> None:
     "call",
     [
         lambda p: p.mean(0, False, None, 1, 2), lambda p: p.mean(device="cpu"), lambda p: p.mean("0"),
-        lambda p: p.mean(0.5), lambda p: p.transpose(0), lambda p: p.transpose(), lambda p: p + "a", lambda p: p + [1, 2],
+        lambda p: p.mean(0.5), lambda p: p.transpose(0), lambda p: p.transpose(), lambda p: p + "a", lambda p: p + {1: 2},
         lambda p: p + object(), lambda p: p + 1j, lambda p: p + 2**70, lambda p: p**p, lambda p: 2**p,
-        lambda p: torch.rsub(p), lambda p: p.to("cpu"), lambda p: p.to(torch.float64, copy=True), lambda p: p.to(),
+        lambda p: T.rsub(p), lambda p: p.to("cpu"), lambda p: p.to(torch.float64, copy=True), lambda p: p.to(),
         lambda p: p.to(torch.complex64), lambda p: p.var(0, True, False, 1), lambda p: p.var(0, dim=1), lambda p: p[:, "a"],
         lambda p: p[:, []], lambda p: p[:, [0.5]], lambda p: p[:, [[0]]], lambda p: p[:, 0.5 :], lambda p: p[:, True],
         lambda p: p[()], lambda p: p[:, ::-1], lambda p: F.softmax(p, dim=None), lambda p: torch.div(p, 2, rounding_mode="floor"),
-        lambda p: p + torch.ones(4).to_sparse(), lambda p: p + torch.ones(1 << 19), lambda p: torch.where(True, p, p),
-        lambda p: torch.rsub(input=p, other=1), lambda p: F.gelu(p, approximate="none", x=1), lambda p: torch.cat(p),
+        lambda p: p + torch.ones(4).to_sparse(), lambda p: p + torch.ones(1 << 19), lambda p: T.where(True, p, p),
+        lambda p: torch.rsub(input=p, other=1), lambda p: p.mean(0, x=1), lambda p: torch.cat(p),
         lambda p: p.norm(p="nuc"), lambda p: p.reshape(4.0, -1),
     ],
 )  # fmt: skip
@@ -288,7 +293,8 @@ def test_numpy_operands_are_public() -> None:
     made = three()
     pointer = at(made, "alice")
     row = np.array([1, 2, 3, 4], ">f4")
-    assert (row + pointer).describe() == "add(float32 [1.0, 2.0, 3.0, 4.0], x)"
+    left: Any = row
+    assert (left + pointer).describe() == "add(float32 [1.0, 2.0, 3.0, 4.0], x)"
     assert (pointer * np.float32(2)).describe() == "mul(x, 2.0)"
     assert pointer[:, np.int64(1)].lineage == pointer[:, 1].lineage
     assert pointer[:, np.array([0, 1])].lineage == pointer[:, [0, 1]].lineage
