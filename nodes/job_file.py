@@ -6,6 +6,7 @@ a mean, a sum, or training). Everything is checked before the first step runs.
 
 from __future__ import annotations
 
+import itertools
 import json
 import tomllib
 from collections.abc import Callable
@@ -193,7 +194,7 @@ def _dense(layers: tuple[int, ...], fill_missing: bool) -> Any:
     from smpc_fl.nodes.job_models import FillMissing
 
     modules: list[nn.Module] = [FillMissing()] if fill_missing else []
-    for number, (inputs, outputs) in enumerate(zip(layers, layers[1:], strict=False)):
+    for number, (inputs, outputs) in enumerate(itertools.pairwise(layers)):
         modules += [nn.ReLU()] if number else []
         modules.append(nn.Linear(inputs, outputs))
     return nn.Sequential(*modules)
@@ -264,6 +265,8 @@ def show_run(run: Run, console: Console) -> None:
                 str(round_.number), *values, f"{len(round_.included)}{missing}", f"{round_.seconds:.2f}", f"{most:,}"
             )
             live.refresh()
+    if not console.is_terminal:
+        console.print()  # what rich leaves out where nobody watches
 
 
 def _write(run: Run, plan: Plan, stem: Path, console: Console) -> None:

@@ -231,7 +231,7 @@ class Owner(Node):
         run, round_number = key
         began = time.monotonic()
         try:
-            start, payload = self.consent.approved_job(run, self.party)
+            start, payload = await asyncio.to_thread(self.consent.approved_job, run, self.party)
             job = decode_job(payload)
             async with self._computing:
                 vector = await asyncio.to_thread(

@@ -50,7 +50,7 @@ class Holdings:
             for dataset in datasets
             for tensor in dataset.tensors
         }
-        self._loaded = {name: arrays for name, arrays in self._loaded.items() if name in self.datasets}
+        self._loaded = {}  # a dataset may have been replaced under its name
 
     @property
     def names(self) -> list[str]:
