@@ -34,6 +34,7 @@ def test_the_two_commands() -> None:
 @pytest.mark.parametrize("heading", [heading for heading in README if heading != "Two commands"])
 def test_what_the_readme_says_runs_as_written(heading: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")
+    (tmp_path / "scripts").symlink_to(ROOT / "scripts")
     run_section(README[heading], tmp_path)
 
 
