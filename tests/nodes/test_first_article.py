@@ -5,6 +5,8 @@ network for as many passes over the data, averaged over five seeds."""
 
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -58,9 +60,7 @@ def _pooled(net: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int) -> nn.M
 def test_federated_accuracy_is_within_a_point_of_pooled() -> None:
     x, x_test, y, y_test = _data()
     borders = [0, 150, 400, 700, 1000, len(x)]  # five owners of uneven size
-    owners = {
-        f"owner-{k}": {"x": x[a:b], "y": y[a:b]} for k, (a, b) in enumerate(zip(borders, borders[1:], strict=False))
-    }
+    owners = {f"owner-{k}": {"x": x[a:b], "y": y[a:b]} for k, (a, b) in enumerate(itertools.pairwise(borders))}
     secure, pooled = [], []
     with sf.LocalFederation(owners, aggregators=3, ledger="own") as fed:
         for seed in range(SEEDS):
