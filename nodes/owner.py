@@ -173,6 +173,7 @@ class Owner(Node):
             return
         shell = await self._begin((manifest.run, manifest.round))
         machine = _machine(shell)
+        machine.party = self.party  # a new attempt goes by the roster as it stands now
         machine.expected = await asyncio.to_thread(self._expected, manifest)
         await shell.feed(event)
 
@@ -182,8 +183,8 @@ class Owner(Node):
     def _expected(self, manifest: Manifest) -> Expected | None:
         """The approved job's reading of this round, or None: then the machine refuses."""
         try:
-            _, payload = self.consent.approved_job(manifest.run, self.party)
-            return expected_of(payload, decode_job(payload), manifest.round)
+            start, payload = self.consent.approved_job(manifest.run, self.party)
+            return expected_of(payload, decode_job(payload), manifest.round, start.cohort)
         except SmpcError as error:
             log.warning("no approved job", run=manifest.run.hex(), error=error.code, message=error.message)
             return None

@@ -265,7 +265,9 @@ class Run:
         owners: dict[str, list[str]] = {}
         for owner in self.cohort:
             if owner not in approved:
-                reason = self._answers[owner].reason if owner in self._answers else "not connected: is its node running?"
+                reason = (
+                    self._answers[owner].reason if owner in self._answers else "not connected: is its node running?"
+                )
                 owners.setdefault(reason, []).append(owner)
         said = "; ".join(f"{', '.join(names)}: {reason}" for reason, names in owners.items())
         codes = {answer.code for answer in rejected}
@@ -296,9 +298,7 @@ class Run:
                 metrics |= read_evaluation(evaluated.mean, evaluation_layout(job.plan, job.evaluation.bins))
                 uploaded = {o: uploaded.get(o, 0) + released_e.uploaded.get(o, 0) for o in self.cohort}
                 attempts += more - 1
-            result = self._result(
-                work, released, mean, number, metrics, uploaded, time.time() - began, attempts
-            )
+            result = self._result(work, released, mean, number, metrics, uploaded, time.time() - began, attempts)
             await self._keep(result, model.tobytes(), number)
 
     async def _aggregate(self) -> None:
@@ -385,6 +385,8 @@ class Run:
     def _present(self) -> list[str]:
         """The approved owners that the roster still has: a revocation counts from the next attempt on."""
         members = {member.id for member in self.node.party.membership.owners}
+        if isinstance(self.job, AggregateJob):
+            return [o for o in self.cohort if o in members]  # the whole cohort, or owners refuse
         return [o for o in self.cohort if self._status(o) == "approved" and o in members]
 
     def _aggregators(self) -> list[str]:

@@ -117,7 +117,10 @@ def choose_numbers(
 
 @dataclass(frozen=True)
 class Expected:
-    """What an owner knows about a round before any manifest comes: the approved job, read by this owner itself."""
+    """What an owner knows about a round before any manifest comes: the approved job, read by this owner itself.
+
+    `cohort`: the owners that the researcher signed for; a training round may be over fewer (some are away, or revoked), an
+    aggregate over no others: its weights were checked for all of them together."""
 
     purpose: str
     job_digest: bytes
@@ -125,6 +128,7 @@ class Expected:
     clip: float
     max_samples: int
     tolerance: float
+    cohort: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -240,6 +244,11 @@ def check_against_job(manifest: Manifest, expected: Expected) -> None:
             f"the manifest allows a decoding error of {manifest.worst_error:.3g}, the job {expected.tolerance:.3g}",
             peer=manifest.coordinator,
             phase=PHASE,
+        )
+    whole = manifest.purpose == "aggregate"
+    if not set(manifest.cohort) <= set(expected.cohort) or (whole and len(manifest.cohort) < len(expected.cohort)):
+        raise ManifestRefused(
+            "the manifest's cohort is not the one that the researcher asked for", peer=manifest.coordinator, phase=PHASE
         )
     stated = (
         manifest.purpose, manifest.job_digest, manifest.dimension, manifest.clip, manifest.max_samples

@@ -98,7 +98,7 @@ class Simulation:
             entropy(16), round_number, 0, "train", tuple(owners), tuple(names), dimension, numbers, clip, max_samples,
             k_min, seconds, 30.0, JOB, b"",
         )  # fmt: skip
-        self.expected = Expected("train", JOB, dimension, clip, max_samples, 1e-3)
+        self.expected = Expected("train", JOB, dimension, clip, max_samples, 1e-3, tuple(owners))
         self.queue: deque[tuple[str, Event]] = deque()
         self.outcome: Released | GivenUp | None = None
         self.down: set[str] = set()

@@ -57,9 +57,11 @@ class Work:
     tolerance: float
     ring_bits: Literal[32, 64] | None
 
-    def expected(self, digest: bytes) -> Expected:
+    def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""
-        return Expected(self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance)
+        return Expected(
+            self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance, tuple(cohort)
+        )
 
 
 def work_of(job: Job, purpose: Purpose) -> Work:
@@ -78,8 +80,8 @@ def work_of(job: Job, purpose: Purpose) -> Work:
     return Work(purpose, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
 
 
-def expected_of(job_bytes: bytes, job: Job, round_number: int) -> Expected:
-    return work_of(job, purpose_of(job, round_number)).expected(job_digest(job_bytes))
+def expected_of(job_bytes: bytes, job: Job, round_number: int, cohort: Sequence[str]) -> Expected:
+    return work_of(job, purpose_of(job, round_number)).expected(job_digest(job_bytes), cohort)
 
 
 def _max_samples(job: TrainJob) -> int:
