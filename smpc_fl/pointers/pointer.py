@@ -204,7 +204,9 @@ class PointerTensor(Operators):
         )
 
     __int__ = __float__ = __bool__ = __complex__ = __index__ = __len__ = __round__ = _denied
-    __array__ = __contains__ = __copy__ = __deepcopy__ = __reduce__ = __reduce_ex__ = __dlpack__ = _denied
+    __array__ = __contains__ = __copy__ = __deepcopy__ = __reduce__ = __reduce_ex__ = __dlpack__ = __dlpack_device__ = (
+        _denied
+    )
     item = tolist = numpy = data_ptr = untyped_storage = _denied
 
     def __iter__(self) -> Iterator[PointerTensor]:
