@@ -68,10 +68,9 @@ def infer(function: str, arguments: Sequence[Argument], operands: Sequence[Spec]
     counts = [dict(zip(groups, numbers, strict=False)) for numbers in (_FIRST, _SECOND)]
     first, second = (_meta(function, arguments, operands, count) for count in counts)
     shape: list[int | str] = []
-    if first.ndim == second.ndim:
-        for a, b in zip(first.shape, second.shape, strict=True):
-            shape += [group for group in groups if (counts[0][group], counts[1][group]) == (a, b)] or [a] * (a == b)
-    if len(shape) != first.ndim or first.ndim != second.ndim:
+    for a, b in zip(first.shape, second.shape, strict=True):
+        shape += [group for group in groups if (counts[0][group], counts[1][group]) == (a, b)] or [a] * (a == b)
+    if len(shape) != first.ndim:
         raise PermissionDenied(
             f"{function}: the shape of the result would tell how many rows there are: keep rows whole"
         )

@@ -295,6 +295,8 @@ def test_numpy_operands_are_public() -> None:
     row = np.array([1, 2, 3, 4], ">f4")
     left: Any = row
     assert (left + pointer).describe() == "add(float32 [1.0, 2.0, 3.0, 4.0], x)"
+    assert (left / pointer).describe() == "div(float32 [1.0, 2.0, 3.0, 4.0], x)"
+    assert (left @ pointer.T).describe() == "matmul(float32 [1.0, 2.0, 3.0, 4.0], transpose(x, 0, 1))"
     assert (pointer * np.float32(2)).describe() == "mul(x, 2.0)"
     assert pointer[:, np.int64(1)].lineage == pointer[:, 1].lineage
     assert pointer[:, np.array([0, 1])].lineage == pointer[:, [0, 1]].lineage

@@ -160,6 +160,7 @@ def test_arguments_have_one_spelling() -> None:
     with pytest.raises(BadInput, match="no tensor"):
         check_arguments("add", (Parameter("input", "operand"), Parameter("other", "operand")), [1, 2])
     assert trimmed(PARAMETERS, [Ref(0), 0, False]) == (Ref(0), 0)
+    assert trimmed((Parameter("alpha", "number", 1),), [1]) == ()
     assert trimmed((Parameter("alpha", "number", 1),), [1.0]) == (1.0,)
 
 
