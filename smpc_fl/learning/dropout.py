@@ -17,8 +17,8 @@ from smpc_fl.ring import RING32
 class SeededDropout:
     """Stands in for torch's dropout operators. Every call takes the next numbers of the stream."""
 
-    def __init__(self, random: Prg) -> None:
-        self._random = random
+    def __init__(self, numbers: Prg) -> None:
+        self._numbers = numbers
         self._used = 0
 
     def elements(self, x: torch.Tensor, p: float, train: bool) -> torch.Tensor:
@@ -35,15 +35,15 @@ class SeededDropout:
         if p == 1:
             return x * 0
         n = prod(shape)
-        words = self._random.expand(RING32, n, offset=self._used)
+        words = self._numbers.expand(RING32, n, offset=self._used)
         self._used += n
         kept = (words >= np.uint32(p * 2.0**32)).astype(np.float32).reshape(shape)
         return x * (torch.from_numpy(kept) / (1 - p))
 
 
-def training_functions(random: Prg) -> Mapping[str, Function]:
-    """The operators of plans (`operators.table`), with dropout that draws from `random`."""
-    dropout = SeededDropout(random)
+def training_functions(numbers: Prg) -> Mapping[str, Function]:
+    """The operators of plans (`operators.table`), with dropout that draws from `numbers`."""
+    dropout = SeededDropout(numbers)
     return {
         **table(),
         "aten.dropout.default": dropout.elements,

@@ -19,9 +19,9 @@ def stream(seed: bytes, use: str, owner: str, round_number: int = 0) -> Prg:
     return Prg(key)
 
 
-def permutation(random: Prg, n: int, number: int = 0) -> npt.NDArray[np.int64]:
+def permutation(numbers: Prg, n: int, number: int = 0) -> npt.NDArray[np.int64]:
     """int64[n], the `number`-th uniformly random order of 0 … n-1 in a stream: the order of n random 64-bit words.
 
     Two equal words, which would favour the smaller index, come once in 2^65 / n^2 permutations."""
-    words = random.expand(RING64, n, offset=number * n)
+    words = numbers.expand(RING64, n, offset=number * n)
     return np.argsort(words, kind="stable")

@@ -123,11 +123,11 @@ def _optimizer(parameters: list[torch.Tensor], local: LocalTraining) -> torch.op
 def _batches(plan: Plan, job: TrainJob, rows: int, owner: str, round_number: int) -> Iterator[torch.Tensor]:
     """Row numbers of each batch, epoch by epoch, every row once an epoch. The last batch of an epoch may be smaller; a
     single row left over joins the batch before it where batch norm, which has no variance of one row, would fail."""
-    random = stream(job.seed, "shuffle", owner, round_number)
+    numbers = stream(job.seed, "shuffle", owner, round_number)
     size = job.local.batch_size
     lonely = size > 1 and rows % size == 1 and _has_batch_norm(plan)
     for epoch in range(job.local.epochs):
-        order = torch.from_numpy(permutation(random, rows, epoch))
+        order = torch.from_numpy(permutation(numbers, rows, epoch))
         yield from order.tensor_split(list(range(size, rows - 1 if lonely else rows, size)))
 
 

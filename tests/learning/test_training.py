@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import msgspec
@@ -27,9 +28,13 @@ Y = torch.arange(33) % 3
 SEED = bytes(range(16))
 
 
-def network(*, norm: bool = False, dropout: float = 0.0) -> nn.Module:
-    middle = [nn.BatchNorm1d(8)] if norm else []
-    return nn.Sequential(nn.Linear(4, 8), *middle, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+@cache
+def plan_of(*, norm: bool = False, dropout: float = 0.0) -> Plan:
+    with torch.random.fork_rng():
+        torch.manual_seed(5)
+        middle = [nn.BatchNorm1d(8)] if norm else []
+        net = nn.Sequential(nn.Linear(4, 8), *middle, nn.ReLU(), nn.Dropout(dropout), nn.Linear(8, 3))
+    return Plan.from_module(net, example=(X, Y))
 
 
 def a_job(plan: Plan, *, strategy: Any = None, **local: Any) -> TrainJob:
@@ -78,7 +83,7 @@ def plain_loop(
     ],
 )
 def test_fedavg_is_the_papers_client_update(norm: bool, local: dict[str, Any], make: Any) -> None:
-    plan = Plan.from_module(network(norm=norm), example=(X, Y))
+    plan = plan_of(norm=norm)
     result = trained(plan, a_job(plan, epochs=3, batch_size=10, **local))
     random = stream(SEED, "shuffle", "alice", 1)
     orders = [torch.from_numpy(permutation(random, 33, epoch)) for epoch in range(3)]
@@ -90,7 +95,7 @@ def test_fedavg_is_the_papers_client_update(norm: bool, local: dict[str, Any], m
 
 
 def test_fedsgd_is_one_gradient_over_all_rows_and_what_changed_in_the_buffers() -> None:
-    plan = Plan.from_module(network(norm=True), example=(X, Y))
+    plan = plan_of(norm=True)
     result = trained(plan, a_job(plan, strategy=FedSGD(lr=0.3), batch_size=5, lr=99.0, epochs=7))
     net, loss = plain_loop(plan, [torch.arange(33)], lambda p: torch.optim.SGD(p, lr=0.3))
     following = apply(FedSGD(lr=0.3), plan.initial, result.delta.astype(np.float64), plan.layout)
@@ -116,7 +121,7 @@ def test_frozen_and_unused_weights_stay(strategy: Any) -> None:
 
 
 def test_the_same_job_gives_the_same_update_and_leaves_everything_else_alone() -> None:
-    plan = Plan.from_module(network(norm=True, dropout=0.5), example=(X, Y))
+    plan = plan_of(norm=True, dropout=0.5)
     job = a_job(plan, epochs=2, batch_size=8)
     model, x, random = plan.initial, X.clone(), torch.get_rng_state()
     first = trained(plan, job)
@@ -139,7 +144,7 @@ def test_the_same_job_gives_the_same_update_and_leaves_everything_else_alone() -
 
 
 def test_rounds_owners_and_seeds_shuffle_differently() -> None:
-    plan = Plan.from_module(network(dropout=0.5), example=(X, Y))
+    plan = plan_of(dropout=0.5)
     job = a_job(plan, batch_size=8)
     other = msgspec.structs.replace(job, seed=bytes(16))
     deltas = [trained(plan, job), trained(plan, job, number=2), trained(plan, job, owner="bob"), trained(plan, other)]
@@ -157,7 +162,7 @@ def test_a_single_row_left_over_joins_the_batch_before_it(
         return run(graph, values, functions)
 
     monkeypatch.setattr("smpc_fl.learning.training.run", watched)
-    plan = Plan.from_module(network(norm=norm), example=(X, Y))
+    plan = plan_of(norm=norm)
     trained(plan, a_job(plan, epochs=2, batch_size=8))
     assert seen == sizes * 2
     seen.clear()
@@ -166,7 +171,7 @@ def test_a_single_row_left_over_joins_the_batch_before_it(
 
 
 def test_one_row_trains_where_there_is_no_batch_norm() -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     for job in (a_job(plan), a_job(plan, strategy=FedSGD()), a_job(plan, batch_size=1)):
         assert trained(plan, job, x=X[:1], y=Y[:1]).rows == 1
 
@@ -175,7 +180,7 @@ def test_one_row_trains_where_there_is_no_batch_norm() -> None:
     ("rows", "options"), [(1, {}), (1, {"strategy": FedSGD()}), (33, {"batch_size": 1}), (1, {"batch_size": 1})]
 )
 def test_batch_norm_needs_two_rows(rows: int, options: dict[str, Any]) -> None:
-    plan = Plan.from_module(network(norm=True), example=(X, Y))
+    plan = plan_of(norm=True)
     with pytest.raises(BadInput, match="larger batch_size"):
         trained(plan, a_job(plan, **options), x=X[:rows], y=Y[:rows])
 
@@ -203,14 +208,14 @@ def test_missing_values_can_be_the_models_business() -> None:
 def test_nan_in_the_update_is_refused_without_a_value(strategy: Any) -> None:
     x = X.clone()
     x[3, 1] = float("nan")
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     with pytest.raises(NotFinite, match="learning rate") as caught:
         trained(plan, a_job(plan, strategy=strategy), x=x)
     assert "3" not in str(caught.value)
 
 
 def test_an_exploding_update_is_refused() -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(NotFinite):
@@ -218,7 +223,7 @@ def test_an_exploding_update_is_refused() -> None:
 
 
 def test_what_does_not_fit_is_refused() -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     job = a_job(plan)
     with pytest.raises(ShapeMismatch, match="'x'"):
         trained(plan, job, x=X[:, :3])
@@ -260,9 +265,9 @@ class Backwardless(torch.autograd.Function):
 
 @pytest.mark.parametrize("strategy", [None, FedSGD()])
 def test_a_gradient_that_fails_is_refused_without_a_value(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     functions = {**table(), "aten.relu.default": Backwardless.apply}
-    monkeypatch.setattr("smpc_fl.learning.training.training_functions", lambda random: functions)
+    monkeypatch.setattr("smpc_fl.learning.training.training_functions", lambda numbers: functions)
     with pytest.raises(BadInput, match="no gradient") as caught:
         trained(plan, a_job(plan, strategy=strategy))
     assert "31337" not in str(caught.value)
@@ -270,7 +275,7 @@ def test_a_gradient_that_fails_is_refused_without_a_value(strategy: Any, monkeyp
 
 @pytest.mark.parametrize("strategy", [None, FedSGD()])
 def test_a_batch_beyond_the_caps_is_refused(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     monkeypatch.setattr("smpc_fl.plans.check.MAX_ELEMENTS", 64)
     with pytest.raises(SmpcError, match="batch_size") as caught:
         trained(plan, a_job(plan, strategy=strategy))
@@ -278,5 +283,5 @@ def test_a_batch_beyond_the_caps_is_refused(strategy: Any, monkeypatch: pytest.M
 
 
 def test_a_result_shows_nothing_of_itself() -> None:
-    plan = Plan.from_module(network(), example=(X, Y))
+    plan = plan_of()
     assert repr(trained(plan, a_job(plan))) == "LocalResult()"
