@@ -170,7 +170,12 @@ class Node:
         """Take up what the operator puts in the configured place (`smpc-fl roster accept`), without a restart."""
         while True:
             await asyncio.sleep(1.0)
-            if self.members.refresh():
+            try:
+                changed = self.members.refresh()
+            except SmpcError as error:
+                log.error("roster file", error=error.code, message=error.message)  # it may be half copied: look again
+                continue
+            if changed:
                 await self._spread_roster()
 
     # --- life ---

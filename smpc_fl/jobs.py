@@ -124,8 +124,8 @@ def decode_job(data: bytes) -> Job:
     """A job from its bytes; raises `MalformedMessage` unless they are its one canonical spelling."""
     try:
         job = _decoder.decode(data)
-    except (msgspec.DecodeError, RecursionError) as error:
-        raise MalformedMessage(f"a job does not decode: {error}") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise MalformedMessage("a job does not decode: make it with this release of smpc-fl") from None
     if _encoder.encode(job) != data:
         raise MalformedMessage("a job is not in its one canonical spelling")
     return job
