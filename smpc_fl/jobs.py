@@ -112,7 +112,7 @@ class AggregateJob(_Value, frozen=True, tag=True):
 Job = TrainJob | AggregateJob
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)  # type: ignore[arg-type]
+_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)
 
 
 def encode_job(job: Job) -> bytes:
