@@ -121,7 +121,7 @@ def check_history(
         kind = weighting(job)
         if kind == weighting(before) == "given" and (job.weights != before.weights or list(cohort) != list(owners)):
             raise IsolationRefused(
-                f"{what} was aggregated with other weights before: several weightings can be solved for one owner's "
+                f"{what} took part with other weights before: several weightings can be solved for one owner's "
                 f"value; use the same weights, or {ask}"
             )
         if job.expression != before.expression:
