@@ -83,7 +83,7 @@ def main(
         ]
     demo_report.show_results(console, results, time.monotonic() - started)
     _write(output, results, console)
-    _check(results)
+    check(results)
     return results
 
 
@@ -200,7 +200,8 @@ def _write(output: Path, results: list[SplitResult], console: Console) -> None:
     console.print(f"Curves of split 1: {output / 'curves.png'}; all figures: {output / 'results.json'}")
 
 
-def _check(results: list[SplitResult]) -> None:
+def check(results: list[SplitResult]) -> None:
+    """The verdict: `RunFailed` when the secure run is not the plain one, or clearly worse than pooled training."""
     worst = max(item.worst_difference for item in results)
     if worst > LARGEST_WEIGHT_DIFFERENCE:
         raise RunFailed(f"a weight of the secure run is {worst:.2g} off plain FedAvg: please report this as a bug")
