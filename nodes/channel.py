@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import concurrent.futures
+import contextlib
 import os
 import threading
 from collections import deque
@@ -16,7 +17,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from smpc_fl.errors import PeerMisbehaviour, SmpcError, Unavailable, from_code
+from smpc_fl.errors import PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
 from smpc_fl.nodes import web
 from smpc_fl.nodes.config import ResearcherConfig
 from smpc_fl.nodes.dialer import Dialer
@@ -25,6 +26,7 @@ from smpc_fl.nodes.keys import load_key
 from smpc_fl.nodes.link import Link
 from smpc_fl.nodes.membership import LiveMembership
 from smpc_fl.nodes.pump import pump
+from smpc_fl.nodes.training_run import LOST
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.messages import (
@@ -62,6 +64,7 @@ class Channel:
         self._runs: dict[bytes, OnRun] = {}
         self._resubscribe: dict[bytes, Callable[[], tuple[Message, bytes | None]]] = {}
         self._released: deque[Callable[[], None]] = deque()
+        self._roster_current = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="smpc-fl-channel", daemon=True)
         self._thread.start()
@@ -97,6 +100,10 @@ class Channel:
         self._loop.close()
 
     async def _converse(self, link: Link) -> None:
+        if link.roster_version <= self.members.roster_version:
+            self._roster_current.set()
+        else:
+            self._roster_current.clear()  # the coordinator has a newer one, and says so at once
         for again in list(self._resubscribe.values()):
             message, attachment = again()
             await link.send(self.party.sign(message), attachment)
@@ -111,14 +118,25 @@ class Channel:
             future.cancel()
 
     def wait_connected(self, timeout: float) -> None:
-        """Until the coordinator is there; `Unavailable` with its address otherwise."""
+        """Until the coordinator is there, and has handed over its roster if that is newer than ours. Raises what it
+        refuses us with, or `Unavailable` with its address, and why it could not be reached."""
         coordinator = self.members.current.coordinator
         try:
-            self.call(asyncio.wait_for(self._dialer.connected.wait(), timeout))
+            self.call(self._wait_connected(timeout))
         except TimeoutError:
+            why = f" ({self._dialer.error.message})" if self._dialer.error is not None else ""
             raise Unavailable(
-                f"the coordinator {coordinator.id} at {coordinator.address} does not answer: is it running?"
+                f"the coordinator {coordinator.id} at {coordinator.address} does not answer{why}: is it running?"
             ) from None
+
+    async def _wait_connected(self, timeout: float) -> None:
+        async with asyncio.timeout(timeout):
+            while not self._dialer.connected.is_set():
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._dialer.connected.wait(), 0.2)
+                if isinstance(self._dialer.error, Refused | PeerMisbehaviour):
+                    raise self._dialer.error
+            await self._roster_current.wait()
 
     # --- sending ---
 
@@ -194,7 +212,10 @@ class Channel:
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         match message:
             case RosterOffer(roster=roster):
-                self.members.offer(roster)
+                try:
+                    self.members.offer(roster)
+                finally:
+                    self._roster_current.set()
             case Relay(inner=inner):
                 self._answered(inner)
             case RoundResult(run=run) | RunState(run=run):
@@ -228,7 +249,7 @@ class Channel:
         elif refusal.about in self._runs:
             again = self._resubscribe.get(refusal.about)
             if again is not None and refusal.code == "Unavailable":
-                state = RunState(refusal.about, "waiting", 0, "Lost", refusal.text)
+                state = RunState(refusal.about, "waiting", 0, LOST, refusal.text)
                 self._runs[refusal.about](state, b"")
         else:
             log.warning("the coordinator refused", error=error.code, message=error.message)

@@ -5,12 +5,13 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
+import structlog
 
 from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
 from smpc_fl.hashing import digest
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
     from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.pointer import PointerTensor
+
+
+log = structlog.get_logger()
 
 
 class OwnerHandle:
@@ -68,6 +72,8 @@ class Federation:
     def __init__(self, config: ResearcherConfig) -> None:
         self._channel = Channel(config)
         self._k_min = config.k_min
+        self.on_waiting: Callable[[str], object] = _log_waiting
+        """Told, in a sentence, whose approval a run or an aggregate waits for; by default it is logged."""
 
     def __enter__(self) -> Self:
         return self
@@ -128,6 +134,9 @@ class Federation:
                 raise Unavailable(f"not connected after {timeout:.0f} s: {', '.join(away)}")
             time.sleep(0.1)
 
+    def _waits(self, sentence: str) -> None:
+        self.on_waiting(sentence)
+
     # --- the Session that pointers call ---
 
     def request(self, owner: str, request: Request) -> Response:
@@ -139,7 +148,7 @@ class Federation:
 
     def aggregate(self, job: AggregateJob, owners: Sequence[str]) -> AggregateResult:
         """One secure aggregate over exactly this cohort."""
-        following = Following(self._channel, job, list(owners), b"")
+        following = Following(self._channel, job, list(owners), b"", self._waits)
         result, value = wait_for(following)
         return AggregateResult(
             np.frombuffer(value, np.float64).copy(), list(result.included), result.clipped, result.total_weight
@@ -189,7 +198,11 @@ class Federation:
             ring_bits=_bits(ring_bits),
             seed=run_seed(seed),
         )
-        return Run(Following(self._channel, job, cohort, first.tobytes()), plan, first)
+        return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)
+
+
+def _log_waiting(sentence: str) -> None:
+    log.info("waiting", message=sentence)
 
 
 def _bits(bits: int | None) -> Any:

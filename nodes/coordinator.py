@@ -167,8 +167,8 @@ class Coordinator(Node):
             await self.tell(researcher, result, value)
         if run.book.end is not None:
             await self.tell(researcher, run.book.end, run.last_value)
-        elif run.waiting_for:
-            await self.tell(researcher, RunState(run_id, "waiting", 0, text=f"approval of {run.waiting_for}"))
+        else:
+            await self.tell(researcher, RunState(run_id, run.state, len(run.book.results), text=run.waits))
 
     async def _publish(self, run: Run, message: RoundResult | RunState, value: bytes) -> None:
         if isinstance(message, RunState) and message.state in ("finished", "failed"):

@@ -130,6 +130,7 @@ def run_job(path: Path, *, config: Path, output: Path | None = None, check: bool
     folder = output or path.parent / (job.output or f"{path.stem}-output")
     folder.mkdir(parents=True, exist_ok=True)
     with open_federation() as federation:
+        federation.on_waiting = lambda sentence: console.print(sentence, soft_wrap=True, highlight=False)
         console.print(f"{len(federation.owners)} owners, {len(federation.aggregators)} aggregators")
         for number, (step, plan) in enumerate(zip(job.steps, plans, strict=True), 1):
             stem = folder / (f"{number}-{type(step).__name__.removesuffix('Step').lower()}")
@@ -247,7 +248,7 @@ def _train(federation: Federation, step: TrainStep, plan: Plan, stem: Path, cons
 
 
 def show_run(run: Run, console: Console) -> None:
-    """A table that grows with every round; above it, whose approval the run waits for."""
+    """A table that grows with every round; above it stands whose approval the run waited for."""
     from rich.live import Live
 
     table = Table("round")

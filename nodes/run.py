@@ -119,6 +119,11 @@ class Run:
         return self.book.start.sender
 
     @property
+    def waits(self) -> str:
+        """What a researcher reads while it waits for owners' decisions; empty when it does not."""
+        return f"approval by {self.waiting_for}" if self.waiting_for else ""
+
+    @property
     def _stream(self) -> str:
         return run_stream(self.id)
 
@@ -199,7 +204,8 @@ class Run:
             return
         try:
             await self._approvals()
-            self.state = "running"
+            self.state, self.waiting_for = "running", ""
+            await self.publish(self, RunState(self.id, "running", len(self.book.results)), b"")
             await (self._aggregate() if isinstance(self.job, AggregateJob) else self._train(self.job))
             end = RunState(self.id, "finished", len(self.book.results))
         except SmpcError as error:
@@ -244,7 +250,7 @@ class Run:
                 break
             self.waiting_for = ", ".join(o for o in open_ if self._status(o) == "pending")
             if self.waiting_for:
-                await self.publish(self, RunState(self.id, "waiting", 0, text=f"approval of {self.waiting_for}"), b"")
+                await self.publish(self, RunState(self.id, "waiting", 0, text=self.waits), b"")
             try:
                 await asyncio.wait_for(self._answered.wait(), 0.5 if absent else 5.0)
             except TimeoutError:

@@ -6,7 +6,7 @@ import copy
 import os
 import queue
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smpc_fl.errors import SmpcError, Unavailable, from_code
-from smpc_fl.jobs import Job, encode_job
+from smpc_fl.jobs import Job, encode_job, job_digest
 from smpc_fl.protocols.manifest import model_digest
 from smpc_fl.protocols.messages import CancelRun, Message, RoundResult, RunState, StartRun, Subscribe
 
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.channel import Channel
     from smpc_fl.plans.plan import Plan
 
+LOST = "Lost"
+"""Code by which a channel says that the coordinator does not know the run: it was killed before it had noted it."""
 LONGEST_SILENCE = 120.0
 """Seconds without a connection to the coordinator after which waiting is given up."""
 
@@ -57,22 +59,40 @@ class Round:
 class Following:
     """Hears of one run until it ends. Safe against lost connections: it asks again for what it has not had."""
 
-    def __init__(self, channel: Channel, job: Job, cohort: list[str], model: bytes) -> None:
+    def __init__(
+        self, channel: Channel, job: Job, cohort: list[str], model: bytes, on_waiting: Callable[[str], object]
+    ) -> None:
+        """`on_waiting` is told, in a sentence, whose approval is waited for, whenever that changes."""
         self.id = os.urandom(16)
         self.state = RunState(self.id, "waiting", 0)
         self._channel = channel
         self._start = StartRun(self.id, encode_job(job), sorted(cohort), model_digest(model))
         self._model = model
         self._seen = 0
+        self._on_waiting, self._said = on_waiting, ""
+        self._failure: SmpcError | None = None
         self._events: queue.SimpleQueue[tuple[RoundResult | RunState, bytes]] = queue.SimpleQueue()
-        channel.follow(self.id, lambda message, value: self._events.put((message, value)), self._again)
+        channel.follow(self.id, self._hear, self._again)
         channel.tell(self._start, model)
+
+    @property
+    def digest(self) -> str:
+        """The job's digest, hexadecimal: what owners see and approve."""
+        return job_digest(self._start.job).hex()
+
+    def _hear(self, message: RoundResult | RunState, value: bytes) -> None:
+        """Called in the channel's thread: the state is current even while nobody iterates."""
+        if isinstance(message, RunState) and message.code != LOST:
+            self.state = message
+        self._events.put((message, value))
 
     def _again(self) -> tuple[Message, bytes | None]:
         return Subscribe(self.id, self._seen), None
 
     def events(self) -> Iterator[tuple[RoundResult, bytes]]:
-        """Each round's result once, in order, until the run has finished. Raises what it failed with."""
+        """Each round's result once, in order, until the run has finished. Raises what it failed with, every time."""
+        if self._failure is not None:
+            raise self._failure
         silent_since = time.monotonic()
         while True:
             try:
@@ -92,13 +112,16 @@ class Following:
                     self._seen = message.number
                     yield message, value
                 continue
-            if message.code == "Lost":
+            if message.code == LOST:
                 self._channel.tell(self._start, self._model)
                 continue
-            self.state = message
+            if message.state == "waiting" and message.text not in ("", self._said):
+                self._said = message.text
+                self._on_waiting(f"job {self.digest[:16]} waits for {message.text}")
             if message.state == "failed":
                 self._channel.unfollow(self.id)
-                raise from_code(message.code, message.text)
+                self._failure = from_code(message.code, message.text)
+                raise self._failure
             if message.state == "finished" and self._seen >= message.rounds:
                 self._channel.unfollow(self.id)
                 return
@@ -114,7 +137,6 @@ class Run:
         self._following = following
         self._plan = plan
         self._vector = first
-        self._error: SmpcError | None = None
         self.rounds: list[Round] = []
         self._events = self._rounds()
 
@@ -123,10 +145,8 @@ class Run:
 
     @property
     def status(self) -> str:
-        """waiting (for approvals, which it names), running, finished or failed."""
+        """waiting (for approvals, which it names), running, finished or failed, as the coordinator said last."""
         state = self._following.state
-        if state.state == "waiting" and self.rounds:
-            return "running"
         return f"{state.state}: {state.text}" if state.text else state.state
 
     def _rounds(self) -> Iterator[Round]:
@@ -152,7 +172,7 @@ class Run:
             except StopIteration:
                 if at == len(self.rounds):
                     return
-            except Unavailable:
+            except SmpcError:
                 self._events = self._rounds()
                 raise
 
