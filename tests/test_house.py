@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -135,6 +136,12 @@ def test_one_module_imports_syft() -> None:
         module for module, path in SOURCES for _, name in imports(parse(path)) if name.split(".")[0].startswith("syft")
     }
     assert users <= {"smpc_fl.nodes.ledger.syft"}
+
+
+def test_names_of_test_files_are_unique() -> None:
+    """Tests are modules without packages: two of one name would be one module, for pytest and for mypy."""
+    names = Counter(path.name for path in (ROOT / "tests").rglob("*.py"))
+    assert not [name for name, count in names.items() if count > 1]
 
 
 def test_files_are_short() -> None:
