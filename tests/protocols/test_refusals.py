@@ -222,6 +222,19 @@ def test_a_closed_round_stays_closed() -> None:
     assert "begin another" in error.message
 
 
+def test_the_cohort_is_the_one_that_was_asked_for() -> None:
+    rig = Rig()
+    manifest, _ = offered(rig)
+    expected = rig.owner().expected
+    assert expected is not None
+    for cohort, purpose in ((OWNERS[:3], "train"), ((*OWNERS, "eve"), "aggregate")):
+        rig.owner().expected = replace(expected, cohort=cohort, purpose=purpose)
+        error = refusal(asked(rig, changed(manifest, purpose=purpose)))
+        assert type(error) is ManifestRefused
+        assert "not the one that the researcher asked for" in error.message
+    nothing_left(rig)
+
+
 def test_unpinned_aggregators_get_nothing() -> None:
     rig = Rig()
     _, event = offered(rig)

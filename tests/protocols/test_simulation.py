@@ -348,7 +348,7 @@ class Network:
 @pytest.mark.parametrize("part", range(4))
 def test_a_hostile_network_never_makes_a_sum_wrong(part: int) -> None:
     ends = Counter[str]()
-    for seed in range(40 * part, 40 * (part + 1)):
+    for seed in range(25 * part, 25 * (part + 1)):
         rig = Rig(powers(k_min=3), seed=seed, round_number=seed, aggregators=2 + seed % 3)
         network = Network(rig, seed)
         outcome = network.run()
@@ -361,7 +361,7 @@ def test_a_hostile_network_never_makes_a_sum_wrong(part: int) -> None:
             attempts += 1
         ends[f"{type(outcome).__name__} {attempts}"] += 1
         never_twice(rig)
-    assert ends["Released 1"] > 20
+    assert ends["Released 1"] > 12
 
 
 def never_twice(rig: Rig) -> None:

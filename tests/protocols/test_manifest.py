@@ -1,0 +1,127 @@
+"""Numbers of a round, and what the hashes cover. (What a broken manifest meets: test_refusals.py.)"""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rig import KEY, LOW_ORDER, Rig, offered
+
+from smpc_fl.errors import MalformedMessage, PrecisionTooLow
+from smpc_fl.fixed_point import check_capacity, worst_error
+from smpc_fl.protocols import codec
+from smpc_fl.protocols.envelopes import check_key
+from smpc_fl.protocols.manifest import (
+    Numbers,
+    choose_numbers,
+    manifest_hash,
+    model_digest,
+    set_hash,
+    stated_error,
+    subject_of,
+)
+from smpc_fl.protocols.messages import (
+    Entry,
+    FreezeRequest,
+    ManifestOffer,
+    PrekeyRequest,
+    RoundOffer,
+    Signed,
+    StatusRequest,
+)
+from smpc_fl.ring import RING32, RING64, ring
+
+HASH, RUN = bytes(range(32)), bytes(range(16))
+
+
+@given(
+    st.integers(1, 4096), st.floats(1e-3, 1e6), st.integers(1, 1 << 20), st.integers(1, 50), st.sampled_from([None, 32, 64])
+)  # fmt: skip
+def test_chosen_numbers_fit_and_are_precise_enough(
+    owners: int, clip: float, max_samples: int, k_min: int, bits: int | None
+) -> None:
+    try:
+        numbers = choose_numbers(
+            owners=owners, clip=clip, max_samples=max_samples, k_min=k_min, tolerance=1e-3, ring_bits=bits
+        )
+    except PrecisionTooLow:
+        return
+    assert bits in (None, numbers.ring_bits)
+    assert numbers.worst_error <= 1e-3
+    check_capacity(ring(numbers.ring_bits), numbers.fractional_bits, owners, clip)
+    assert numbers.fixed_point.ring.bits == numbers.ring_bits
+
+
+def test_the_smaller_ring_is_taken_where_it_will_do() -> None:
+    common = {"owners": 5, "clip": 10.0, "k_min": 3, "tolerance": 1e-3}
+    assert choose_numbers(max_samples=1 << 14, ring_bits=None, **common).ring_bits == 32  # type: ignore[arg-type]
+    assert choose_numbers(max_samples=10_000, ring_bits=None, **common).ring_bits == 64  # type: ignore[arg-type]
+    assert choose_numbers(max_samples=1, ring_bits=64, **common).ring_bits == 64  # type: ignore[arg-type]
+
+
+def test_a_ring_that_will_not_do_is_refused_with_the_one_that_would() -> None:
+    with pytest.raises(PrecisionTooLow, match="use ring_bits=64") as caught:
+        choose_numbers(owners=50, clip=100.0, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=32)
+    assert caught.value.phase == "manifest"
+    for bits in (32, 64, None):
+        with pytest.raises(PrecisionTooLow, match="even with ring_bits=64: use a smaller clip"):
+            choose_numbers(owners=50, clip=1e15, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=bits)
+
+
+def test_weights_over_a_power_of_two_are_exact() -> None:
+    """Then the divisor Σw carries no rounding; other weights are rounded like the rest, and the bound says so."""
+    exact = stated_error(20, owners=4, clip=8.0, max_samples=1 << 10, k_min=3)
+    assert exact == worst_error(20, 4, 3 / (1 << 10))
+    rounded = stated_error(20, owners=4, clip=8.0, max_samples=(1 << 10) - 1, k_min=3)
+    assert rounded > 8.9 * exact
+    too_fine = stated_error(20, owners=4, clip=8.0, max_samples=1 << 21, k_min=3)
+    assert too_fine == math.inf
+    assert stated_error(20, owners=4, clip=8.0, max_samples=1, k_min=3) == worst_error(20, 4, 3.0)
+
+
+def test_the_manifests_hash_covers_sender_and_body() -> None:
+    manifest, event = offered(Rig())
+    offer = event.message
+    assert isinstance(offer, RoundOffer)
+    signed = offer.manifest
+    assert codec.encode(manifest) == signed.body
+    assert manifest_hash(signed) == manifest_hash(Signed(signed.sender, signed.body, bytes(64)))
+    assert manifest_hash(signed) != manifest_hash(Signed("mallory", signed.body, signed.signature))
+    assert manifest_hash(signed) != manifest_hash(Signed(signed.sender, signed.body + b"\0", signed.signature))
+
+
+def test_a_set_is_hashed_as_a_sorted_list() -> None:
+    one, two = Entry("alice", HASH), Entry("bob", HASH[::-1])
+    assert set_hash(HASH, [one, two]) == set_hash(HASH, [two, one])
+    sets = [[], [one], [two], [one, two], [one, one], [Entry("alic", b"e" + HASH[1:])]]
+    assert len({set_hash(HASH, entries) for entries in sets} | {set_hash(HASH[::-1], [one])}) == len(sets) + 1
+
+
+def test_a_models_digest_is_over_its_bytes() -> None:
+    assert model_digest(b"abcd") == model_digest(bytearray(b"abcd")) == model_digest(memoryview(b"abcd"))
+    assert model_digest(b"") != model_digest(b"\0")
+
+
+def test_what_a_refusal_is_about() -> None:
+    _, event = offered(Rig())
+    offer = event.message
+    assert isinstance(offer, RoundOffer)
+    hash_ = manifest_hash(offer.manifest)
+    assert subject_of(offer) == subject_of(ManifestOffer(offer.manifest)) == hash_
+    assert subject_of(FreezeRequest(HASH)) == HASH
+    assert subject_of(PrekeyRequest(RUN, 0, 0)) == RUN
+    assert subject_of(StatusRequest()) == b""
+
+
+def test_keys_of_low_order_are_not_sealed_to() -> None:
+    check_key(KEY)
+    for key in (LOW_ORDER, bytes([1]) + bytes(31), bytes.fromhex("ec" + "ff" * 30 + "7f")):
+        with pytest.raises(MalformedMessage, match="low order"):
+            check_key(key)
+
+
+def test_numbers_know_their_fixed_point() -> None:
+    assert Numbers(32, 20, 0.0).fixed_point.ring == RING32
+    assert Numbers(64, 20, 0.0).fixed_point.ring == RING64
