@@ -54,6 +54,8 @@ class Node:
         self.listen_fd: int | None = None
         self.with_parent = False
         self._tasks: set[asyncio.Task[Any]] = set()
+        self._stopping = asyncio.Event()
+        self._failure: SmpcError | None = None
 
     @property
     def id(self) -> str:
@@ -110,6 +112,7 @@ class Node:
             raise BadSignature(
                 "a message in another member's name; relayed statements travel inside messages", peer=link.peer
             )
+        self.metrics.received(link.role, len(signed.body) + len(attachment or b""))
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         if isinstance(message, RosterOffer):
             await self.offered_roster(message.roster)
@@ -191,8 +194,8 @@ class Node:
         self.journal.close()
 
     async def run(self) -> None:
-        """Until SIGINT or SIGTERM."""
-        stop = asyncio.Event()
+        """Until SIGINT or SIGTERM, or until the node gives up: then its error is raised."""
+        stop = self._stopping
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stop.set)
@@ -206,6 +209,13 @@ class Node:
             await stop.wait()
         finally:
             await self.stop()
+        if self._failure is not None:
+            raise self._failure
+
+    def give_up(self, error: SmpcError) -> None:
+        """End the process with an error that its operator has to mend: it would be connected and never answer."""
+        self._failure = error
+        self._stopping.set()
 
 
 def _gone(stop: asyncio.Event) -> Callable[[], None]:

@@ -79,7 +79,11 @@ class Owner(Node):
             publish_configured(self.ledger, self.config.datasets)
             self.holdings = Holdings(self.ledger)
 
-        await asyncio.to_thread(load)
+        try:
+            await asyncio.to_thread(load)
+        except SmpcError as error:
+            self.give_up(error)
+            return
         if self.ledger.notice:
             log.warning("ledger", notice=self.ledger.notice)
         self.consent = Consent(self.id, self.config.policy, self.ledger, self.holdings, self.journal)
@@ -133,8 +137,14 @@ class Owner(Node):
 
     async def _to_rounds(self, event: Received) -> None:
         for shell in list(self._rounds.values()):
-            if getattr(event.message, "manifest_hash", _machine(shell).manifest_hash) == _machine(shell).manifest_hash:
-                await shell.feed(event)
+            machine = _machine(shell)
+            if getattr(event.message, "manifest_hash", machine.manifest_hash) != machine.manifest_hash:
+                continue
+            before = machine.state
+            await shell.feed(event)
+            if before is not State.DONE and machine.state is State.DONE:
+                run, round_number = machine.key
+                log.info("reported", run=run.hex(), round=round_number, bytes=machine.uploaded)
 
     # --- jobs ---
 
@@ -231,6 +241,7 @@ class Owner(Node):
         shell = self._rounds[key]
         run, round_number = key
         began = time.monotonic()
+        log.info("computing", run=run.hex(), round=round_number)
         try:
             start, payload = await asyncio.to_thread(self.consent.approved_job, run, self.party)
             job = decode_job(payload)

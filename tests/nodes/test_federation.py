@@ -11,7 +11,7 @@ from sample_federation import linear_plan, owners, plain_fedavg
 
 import smpc_fl as sf
 from smpc_fl.jobs import TrainJob
-from smpc_fl.nodes.client import _seed
+from smpc_fl.nodes.client import run_seed
 
 DATA = owners(5)
 
@@ -23,7 +23,7 @@ def fed() -> Iterator[sf.LocalFederation]:
 
 
 def _job(plan: sf.Plan, rounds: int, seed: int) -> TrainJob:
-    return TrainJob(plan=plan.to_bytes(), inputs="x", targets="y", rounds=rounds, seed=_seed(seed))
+    return TrainJob(plan=plan.to_bytes(), inputs="x", targets="y", rounds=rounds, seed=run_seed(seed))
 
 
 def _assert_equals_plain(run: sf.Run, plan: sf.Plan, seed: int) -> None:
