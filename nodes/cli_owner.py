@@ -23,11 +23,10 @@ FILE = click.Path(path_type=Path, dir_okay=False)
 SHORT = 16
 """Digits of a digest that tables show and that `approve` takes."""
 
+DEFAULT_CONFIG = Path("owner.toml")
 _STYLES = {"pending": "yellow", "approved": "green", "rejected": "red", "used": "dim"}
 
-CONFIG = click.option(
-    "--config", default=Path("owner.toml"), type=FILE, show_default=True, help="The owner node's config."
-)
+CONFIG = click.option("--config", default=DEFAULT_CONFIG, type=FILE, show_default=True, help="The owner node's config.")
 CHECK = click.option("--check", is_flag=True, help="Look at the config and whatever is named; change nothing.")
 
 
@@ -198,7 +197,8 @@ def show(digest: str, config: Path, check: bool) -> None:
     for receipt in ledger.receipts(request.digest):
         click.echo(f"receipt     {printable(receipt)}")
     if request.status == "pending":
-        click.echo(f"decide with `smpc-fl requests approve {request.digest[:SHORT]}` or `… reject …`")
+        where = "" if config == DEFAULT_CONFIG else f" --config {config}"
+        click.echo(f"decide with `smpc-fl requests approve {request.digest[:SHORT]}{where}` or `… reject …`")
     return None
 
 

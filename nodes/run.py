@@ -235,7 +235,8 @@ class Run:
         return list(zip(results, values, strict=True))[after:]
 
     async def _approvals(self) -> None:
-        """Until every owner that is there has decided; those that are absent are not waited for very long."""
+        """Until every owner that is there has decided, or so many have refused that it cannot be; those that are absent
+        are not waited for very long."""
         began = time.monotonic()
         patience = min(self.policy.round_deadline, LONGEST_WAIT_FOR_ABSENT)
         if self.resumed:
@@ -245,8 +246,14 @@ class Run:
         while True:
             self._answered.clear()
             open_ = [o for o in self.cohort if self._status(o) not in ("approved", "rejected")]
+            rejected = [self._answers[o] for o in self.cohort if self._status(o) == "rejected"]
+            whole = isinstance(self.job, AggregateJob) and rejected  # an aggregate is over all that were asked for
+            needed = len(self.cohort) if whole else self.policy.k_min
             absent = [o for o in open_ if not self.node.connected(o)]
-            if not open_ or (len(absent) == len(open_) and time.monotonic() - began > patience):
+            heard = all(o in self._answers or o in absent for o in open_)
+            if not open_ or (heard and len(self.cohort) - len(rejected) < needed):
+                break
+            if len(absent) == len(open_) and time.monotonic() - began > patience:
                 break
             self.waiting_for = ", ".join(o for o in open_ if self._status(o) == "pending")
             if self.waiting_for:
@@ -256,8 +263,6 @@ class Run:
             except TimeoutError:
                 continue
         approved = [o for o in self.cohort if self._status(o) == "approved"]
-        rejected = [self._answers[o] for o in self.cohort if self._status(o) == "rejected"]
-        needed = len(self.cohort) if isinstance(self.job, AggregateJob) and rejected else self.policy.k_min
         if len(approved) < needed:
             raise self._refused(approved, rejected)
         self.missing = {o: a.reason for o, a in self._answers.items() if a.status == "rejected"}

@@ -77,7 +77,6 @@ class Following:
 
     @property
     def digest(self) -> str:
-        """The job's digest, hexadecimal: what owners see and approve."""
         return job_digest(self._start.job).hex()
 
     def _hear(self, message: RoundResult | RunState, value: bytes) -> None:
@@ -98,6 +97,7 @@ class Following:
             try:
                 message, value = self._events.get(timeout=0.5)
             except queue.Empty:
+                self._channel.check()
                 if self._channel.connected:
                     silent_since = time.monotonic()
                 elif time.monotonic() - silent_since > LONGEST_SILENCE:
@@ -148,6 +148,11 @@ class Run:
         """waiting (for approvals, which it names), running, finished or failed, as the coordinator said last."""
         state = self._following.state
         return f"{state.state}: {state.text}" if state.text else state.state
+
+    @property
+    def digest(self) -> str:
+        """The job's digest, hexadecimal: what owners see, and what they approve."""
+        return self._following.digest
 
     def _rounds(self) -> Iterator[Round]:
         for result, value in self._following.events():
