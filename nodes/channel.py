@@ -64,6 +64,8 @@ class Channel:
         self._runs: dict[bytes, OnRun] = {}
         self._resubscribe: dict[bytes, Callable[[], tuple[Message, bytes | None]]] = {}
         self._released: deque[Callable[[], None]] = deque()
+        self.check: Callable[[], None] = lambda: None
+        """Asked while a run is waited for; raises when it is in vain."""
         self._roster_current = asyncio.Event()
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="smpc-fl-channel", daemon=True)
