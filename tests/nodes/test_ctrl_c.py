@@ -141,24 +141,25 @@ def is_alive(pid: int) -> bool:
     return True
 
 
+class Interrupted(Exception):
+    """What goes wrong in somebody's own code."""
+
+
+def fail_in_the_midst(seen: dict[str, list[int]]) -> None:
+    with sf.LocalFederation(owners(2), aggregators=2, k_min=2, ledger="own") as fed:
+        seen |= {"processes": list(fed.processes.values()), "ports": listening(fed)}
+        assert fed.home.is_dir()
+        raise Interrupted
+
+
 def test_an_exception_leaves_nothing(temporary: Path) -> None:
-    processes: list[int] = []
-    ports: list[int] = []
-    fed = None
-    with (
-        pytest.raises(ZeroDivisionError),
-        sf.LocalFederation(owners(2), aggregators=2, k_min=2, ledger="own") as fed,
-    ):
-        processes += fed.processes.values()
-        ports += listening(fed)
-        assert list(temporary.iterdir()) == [fed.home]
-        1 / 0  # noqa: B018
-    assert len(processes) == 5
-    assert not any(is_alive(pid) for pid in processes)
-    assert all(is_free(port) for port in ports)
+    seen: dict[str, list[int]] = {}
+    with pytest.raises(Interrupted):
+        fail_in_the_midst(seen)
+    assert len(seen["processes"]) == 5
+    assert not any(is_alive(pid) for pid in seen["processes"])
+    assert all(is_free(port) for port in seen["ports"])
     assert list(temporary.iterdir()) == []
-    assert fed is not None
-    fed.close()
 
 
 def test_a_childs_error_is_shown_by_the_parent(temporary: Path) -> None:
