@@ -256,7 +256,8 @@ class Run:
             if len(absent) == len(open_) and time.monotonic() - began > patience:
                 break
             self.waiting_for = ", ".join(o for o in open_ if self._status(o) == "pending")
-            if self.waiting_for:
+            # Not with every answer: first all that are there are heard, unless that takes long.
+            if self.waiting_for and (heard or time.monotonic() - began > 5.0):
                 await self.publish(self, RunState(self.id, "waiting", 0, text=self.waits), b"")
             try:
                 await asyncio.wait_for(self._answered.wait(), 0.5 if absent else 5.0)
@@ -334,7 +335,7 @@ class Run:
         uploaded: dict[str, int], seconds: float, attempts: int,
     ) -> RoundResult:  # fmt: skip
         included = [entry.owner for entry in released.agreed]
-        missing = {o: self.missing.get(o, "its report was not complete at the deadline") for o in self.cohort}
+        missing = {o: self.missing.get(o) or self._why_absent(o) for o in self.cohort if o not in included}
         missing |= {owner: str(error) for owner, error in released.refusals.items()}
         numbers = self._numbers(work)
         return RoundResult(
@@ -351,6 +352,13 @@ class Run:
             attempts=attempts,
             ring_bits=numbers.ring_bits,
         )
+
+    def _why_absent(self, owner: str) -> str:
+        try:
+            self.node.party.key_of(owner, "owner")
+        except SmpcError as error:  # revoked, or gone from the roster
+            return error.message
+        return "its report was not complete at the deadline"
 
     async def _keep(self, result: RoundResult, value: bytes, number: int) -> None:
         """Result and model are durable; only then are the round's partial sums erased."""

@@ -1,7 +1,8 @@
 """Runs what a document tells its reader to type.
 
 Every fenced `bash` and `python` block of a section runs as written, in order, in one folder. A block that follows the comment
-`<!-- until Ctrl-C -->` holds commands that go on: each line is started in the background and interrupted at the end.
+`<!-- until Ctrl-C -->` holds commands that go on: each line is started in the background and interrupted at the end. One
+after `<!-- meanwhile -->` ends by itself, and needs what follows to do so.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 FENCE = re.compile(
-    r"^(?P<going_on><!-- until Ctrl-C -->\n\n?)?```(?P<language>\w+)\n(?P<text>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"^(?P<going_on><!-- (?:until Ctrl-C|meanwhile) -->\n\n?)?```(?P<language>\w+)\n(?P<text>.*?)^```$",
+    re.MULTILINE | re.DOTALL,
 )
 
 

@@ -38,13 +38,6 @@ def test_what_the_readme_says_runs_as_written(heading: str, tmp_path: Path) -> N
     run_section(README[heading], tmp_path)
 
 
-@pytest.mark.timeout(400)
-def test_the_deployment_walk_through_runs_as_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("EXAMPLES", str(ROOT / "examples"))
-    shown = run_section(sections(ROOT / "docs" / "deploy.md")["Walk-through"], tmp_path)
-    assert "val_auc" in shown
-
-
 @pytest.mark.parametrize(
     "document", ["README.md", *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md")))]
 )
