@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from smpc_fl.errors import DecryptionFailed
+from smpc_fl.errors import DecryptionFailed, MalformedMessage
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.sealing import channel_key, open_small, open_stream, seal_small, seal_stream, sealed_stream_length
 from smpc_fl.secret import Secret
@@ -18,12 +18,15 @@ SEED_BYTES = 32
 BLINDER_BYTES = 32
 
 
-def check_key(public: bytes) -> None:
-    """Raises `MalformedMessage` for a peer's X25519 key that nothing may be sealed to (low order).
+def check_key(public: bytes, of: str) -> None:
+    """Raises `MalformedMessage` for a member's X25519 key that nothing may be sealed to (low order).
 
     Checked with the manifest that carries it: found out only when something is to be sealed, it would come too late."""
     nobody = PublicIdentity(bytes(32))
-    channel_key(Secret(bytes(32)), public, sender=nobody, receiver=nobody, manifest_hash=b"", about=b"", kind="")
+    try:
+        channel_key(Secret(bytes(32)), public, sender=nobody, receiver=nobody, manifest_hash=b"", about=b"", kind="")
+    except MalformedMessage:
+        raise MalformedMessage(f"the X25519 key of {of} is of low order: nothing may be sealed to it", peer=of) from None
 
 
 @dataclass(frozen=True)

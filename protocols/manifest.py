@@ -150,7 +150,7 @@ def prekeys(manifest: Manifest, party: Party) -> dict[str, bytes]:
         prekey = party.open(signed, Prekey, "aggregator", phase=PHASE)
         if (prekey.run, prekey.round, prekey.attempt) != (manifest.run, manifest.round, manifest.attempt):
             raise ManifestRefused("a prekey belongs to another round or attempt", peer=signed.sender, phase=PHASE)
-        check_key(prekey.public)
+        check_key(prekey.public, signed.sender)
         found[signed.sender] = prekey.public
     return found
 
@@ -188,7 +188,7 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
             phase=PHASE,
         )
     prekeys(manifest, party)
-    check_key(manifest.coordinator_key)
+    check_key(manifest.coordinator_key, who)
     if manifest.k_min < rules.k_min or len(cohort) < manifest.k_min:
         raise CohortTooSmall(
             f"the manifest has k_min = {manifest.k_min} and a cohort of {len(cohort)}, this node's floor is "

@@ -116,10 +116,10 @@ def test_what_a_refusal_is_about() -> None:
 
 
 def test_keys_of_low_order_are_not_sealed_to() -> None:
-    check_key(KEY)
+    check_key(KEY, "bob")
     for key in (LOW_ORDER, bytes([1]) + bytes(31), bytes.fromhex("ec" + "ff" * 30 + "7f")):
-        with pytest.raises(MalformedMessage, match="low order"):
-            check_key(key)
+        with pytest.raises(MalformedMessage, match="key of bob is of low order"):
+            check_key(key, "bob")
 
 
 def test_numbers_know_their_fixed_point() -> None:
