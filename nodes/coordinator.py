@@ -76,6 +76,8 @@ class Coordinator(Node):
         for id_, address in wanted.items():
             if id_ not in self._dialers:
                 self._dialers[id_] = web.dial(self.config, self.me, id_, address, self.converse)
+        for run in self._runs.values():
+            await run.roster_changed()
 
     # --- messages ---
 

@@ -28,7 +28,7 @@ from smpc_fl.nodes.node import Node
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.codec import decode, encode
-from smpc_fl.protocols.commands import PeerUp, Received
+from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
 from smpc_fl.protocols.manifest import choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
@@ -195,6 +195,15 @@ class Run:
     async def on_round_message(self, event: Received) -> None:
         if self._shell is not None:
             await self._shell.feed(event)
+
+    async def roster_changed(self) -> None:
+        """A round that is under way does not wait for owners that were revoked."""
+        for owner in self.cohort:
+            try:
+                self.node.party.key_of(owner, "owner")
+            except SmpcError as error:
+                if self._shell is not None:
+                    await self._shell.feed(PeerGone(owner, error))
 
     # --- the run ---
 

@@ -86,6 +86,14 @@ class PeerUp:
 
 
 @dataclass(frozen=True)
+class PeerGone:
+    """To a coordinator's machine: the roster lacks this owner now (`error` says why), so nobody waits for its report."""
+
+    peer: str
+    error: SmpcError
+
+
+@dataclass(frozen=True)
 class Tick:
     """Time has passed."""
 
@@ -102,4 +110,4 @@ class ComputeFailed:
     error: SmpcError
 
 
-Event = Start | Received | PeerUp | Tick | Computed | ComputeFailed
+Event = Start | Received | PeerUp | PeerGone | Tick | Computed | ComputeFailed

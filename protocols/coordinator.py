@@ -43,6 +43,7 @@ from smpc_fl.protocols.commands import (
     Command,
     Event,
     Finished,
+    PeerGone,
     PeerUp,
     Persist,
     Received,
@@ -222,6 +223,10 @@ class CoordinatorRound:
                 return [*commands, *self._say_again(self.plan.aggregators), WakeAt(self._until)]
             case PeerUp(peer=peer):
                 return self._say_again([peer])
+            case PeerGone(peer=peer, error=error):
+                if peer in self.plan.cohort and not self._settled(peer):
+                    self.refusals[peer] = error
+                return self._advance(now)
             case Tick():
                 return self._tick(now)
             case Received():
