@@ -64,7 +64,7 @@ class Channel:
         self._runs: dict[bytes, OnRun] = {}
         self._resubscribe: dict[bytes, Callable[[], tuple[Message, bytes | None]]] = {}
         self._released: deque[Callable[[], None]] = deque()
-        self.check: Callable[[], None] = lambda: None
+        self.watch: Callable[[], None] = lambda: None
         """Asked while a run is waited for; raises when it is in vain."""
         self._roster_current = asyncio.Event()
         self._loop = asyncio.new_event_loop()
@@ -79,6 +79,15 @@ class Channel:
     @property
     def connected(self) -> bool:
         return self._dialer.connected.is_set()
+
+    def check(self) -> None:
+        """Raises what makes waiting useless: the coordinator refuses us, or what `watch` knows of."""
+        self._check_refusal()
+        self.watch()
+
+    def _check_refusal(self) -> None:
+        if isinstance(self._dialer.error, Refused | PeerMisbehaviour):
+            raise self._dialer.error
 
     def call(self, work: Coroutine[Any, Any, T], timeout: float | None = None) -> T:
         """Run a coroutine in the channel's thread, and wait for it here."""
@@ -136,13 +145,13 @@ class Channel:
             while not self._dialer.connected.is_set():
                 with contextlib.suppress(TimeoutError):
                     await asyncio.wait_for(self._dialer.connected.wait(), 0.2)
-                if isinstance(self._dialer.error, Refused | PeerMisbehaviour):
-                    raise self._dialer.error
+                self._check_refusal()
             await self._roster_current.wait()
 
     # --- sending ---
 
     async def _tell(self, message: Message, attachment: bytes | None = None) -> int:
+        self._check_refusal()
         return await self._dialer.send(self.party.sign(message), attachment)
 
     def tell(self, message: Message, attachment: bytes | None = None) -> None:

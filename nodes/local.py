@@ -92,7 +92,7 @@ class LocalFederation(Federation):
             atexit.register(self.close)
             self._children.start()
             super().__init__(load(self._configs[RESEARCHER], ResearcherConfig))
-            self._channel.check = self._children.check
+            self._channel.watch = self._children.check
             self._wait_ready()
         except BaseException:
             self.close()
