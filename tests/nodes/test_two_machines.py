@@ -25,17 +25,23 @@ import smpc_fl as sf
 
 DOCUMENT = sections(ROOT / "docs" / "deploy.md")
 LISTENERS = ("127.0.1.1:8443", "127.0.1.2:8443", "127.0.1.3:8443", "127.0.1.3:8444")
+PORTS = (":8441", ":8442", ":8443")
 CLINICS = ("north", "south", "east")
 
 
 def addresses() -> dict[str, str]:
-    """What to write for the document's addresses: other loopback addresses, with ports that are free."""
+    """What to write for the document's addresses: other loopback addresses, with ports that are free; for the machine of
+    its own, other ports."""
     found = {}
     for listener in LISTENERS:
         host = f"127.0.0.{int(listener.partition(':')[0].rpartition('.')[2]) + 1}"
         with socket.create_server((host, 0)) as sock:
             found[listener] = f"{host}:{sock.getsockname()[1]}"
-    return found | {listener.partition(":")[0]: there.partition(":")[0] for listener, there in found.items()}
+    found |= {listener.partition(":")[0]: there.partition(":")[0] for listener, there in found.items()}
+    for port in PORTS:
+        with socket.create_server(("127.0.0.1", 0)) as sock:
+            found[port] = f":{sock.getsockname()[1]}"
+    return found
 
 
 @dataclass
@@ -59,8 +65,8 @@ class Machines:
         block = self.blocks[0] if keep else self.blocks.pop(0)
         assert expected in block.text, f"{expected} was to come, not\n{block.text}"
         text = self.here(block.text.replace("DIGEST", digest))
-        if place != "north":
-            text = text.replace("north/", f"{place}/")
+        for written in ("north/", "/north."):
+            text = text.replace(written, written.replace("north", place))
         if not block.going_on:
             return run_block(Block("bash", text, going_on=False), self.folder)
         for line in text.strip().splitlines():
@@ -96,19 +102,19 @@ class Machines:
             assert digest in DIGEST.findall(self.next("requests list", place=place, keep=True))
         self.blocks.pop(0)
         for place in places:
+            shows = "requests show" in self.blocks[0].text
             shown = self.next("requests approve", place=place, digest=digest, keep=True)
-            assert "Train a model on x and y" in shown
+            assert ("Train a model on x and y" in shown) == shows
             assert f"approved {digest} (train, researcher)" in shown
         self.blocks.pop(0)
 
 
 @pytest.fixture
 def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machines]:
-    blocks = [*DOCUMENT["Walk-through"], *DOCUMENT["Members come and go"]]
-    made = Machines(tmp_path, addresses(), blocks)
+    made = Machines(tmp_path, addresses(), [])
     examples = tmp_path / "examples"
     shutil.copytree(ROOT / "examples", examples)
-    for path in examples.glob("three_machines/*/*.toml"):
+    for path in [*examples.glob("three_machines/*/*.toml"), examples / "one_machine" / "set-up"]:
         path.write_text(made.here(path.read_text()))
     monkeypatch.setenv("EXAMPLES", str(examples))
     try:
@@ -126,6 +132,7 @@ def machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machin
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only 127.0.0.1 is a loopback address")
 @pytest.mark.timeout(400)
 def test_the_walk_through(machines: Machines) -> None:
+    machines.blocks = [*DOCUMENT["Walk-through"], *DOCUMENT["Members come and go"]]
     for block in ("cp -r", "keygen north/north.key", "roster new", "smpc-fl certificate"):
         machines.next(block)
     checked = machines.next("--check")
@@ -197,3 +204,17 @@ def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
         "north/owner.toml"
     )
     machines.wait_for("south/aggregator.toml", "north was revoked (laptop stolen)")
+
+
+def test_all_on_one_machine(machines: Machines) -> None:
+    machines.blocks = list(DOCUMENT["All on one machine"])
+    assert "WRONG" not in machines.next("one_machine/set-up")
+    machines.next("smpc-fl up one_machine/federation.toml")
+    machines.next("smpc-fl run")
+    machines.wait_for("smpc-fl run", "waits for approval by east, north, south")
+    (digest,) = set(DIGEST.findall(machines.printed("smpc-fl run")))
+    machines.decide(digest, *CLINICS)
+    assert machines.ended("smpc-fl run") == 0, machines.printed("smpc-fl run")
+    assert (machines.folder / "one_machine" / "result" / "1-train.safetensors").exists()
+    assert not machines.blocks
+    assert "6 nodes, supervised by" in machines.printed("smpc-fl up")
