@@ -68,7 +68,7 @@ def test_fedsgd_takes_one_gradient_step_a_round(fed: sf.LocalFederation) -> None
     losses = []
     for tensors in DATA.values():
         losses.append(torch.nn.functional.cross_entropy(net(tensors["x"]), tensors["y"]))
-    torch.stack(losses).mean().backward()
+    torch.stack(losses).mean().backward()  # type: ignore[no-untyped-call]
     expected = torch.cat([(p - 0.5 * p.grad).flatten() for p in net.parameters() if p.grad is not None]).detach()
     np.testing.assert_allclose(run.vector, expected.numpy(), atol=1e-5)
 

@@ -28,7 +28,8 @@ class Net(nn.Module):
         self.fc2 = nn.Linear(100, 10)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.fc2(functional.relu(self.fc1(x)))
+        scores: torch.Tensor = self.fc2(functional.relu(self.fc1(x)))
+        return scores
 
 
 def _data() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
@@ -49,7 +50,7 @@ def _pooled(net: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int) -> nn.M
     generator = torch.Generator().manual_seed(seed)
     optimizer = torch.optim.SGD(net.parameters(), lr=LR)
     for _ in range(ROUNDS * EPOCHS):
-        for rows in torch.randperm(len(x), generator=generator).split(BATCH):
+        for rows in torch.split(torch.randperm(len(x), generator=generator), BATCH):
             optimizer.zero_grad()
             functional.cross_entropy(net(x[rows]), y[rows]).backward()  # type: ignore[no-untyped-call]
             optimizer.step()
