@@ -1,4 +1,5 @@
-"""The members that this node is connected to, by id: one live link each, the newest.
+"""The members that this node is connected to, by id: one live link each, the newest. Only a researcher may have several:
+a notebook and a command line, say, at once; what is sent to the member goes to all of them.
 
 There is no queue: what cannot be sent now raises `Unavailable`, and whoever wants it said says it again when the
 member is back (`on_up`). So nothing grows while a peer is away, and nothing stale is sent when it returns.
@@ -21,6 +22,10 @@ def _ignore(link: Link) -> None:
     pass
 
 
+SESSIONS = 8
+"""Links of one researcher; with one more, the oldest is closed."""
+
+
 class Peers:
     """`on_up(link)`: a member has a (new) link. `on_down(link)`: the member that had this link has none any more.
 
@@ -28,7 +33,7 @@ class Peers:
     although what was under way on the old link may be lost; `on_up` of the new one says so."""
 
     def __init__(self, *, on_up: OnLink = _ignore, on_down: OnLink = _ignore) -> None:
-        self._links: dict[str, Link] = {}
+        self._links: dict[str, list[Link]] = {}  # oldest first; never empty
         self._on_up = on_up
         self._on_down = on_down
         self._closing: set[asyncio.Task[None]] = set()
@@ -44,44 +49,60 @@ class Peers:
         return len(self._links)
 
     def get(self, member: str) -> Link | None:
-        return self._links.get(member)
+        """The newest link of a member."""
+        links = self._links.get(member)
+        return links[-1] if links else None
 
     def of_role(self, role: str) -> list[str]:
         """Ids of the connected members of a role, sorted."""
-        return sorted(member for member, link in self._links.items() if link.role == role)
+        return sorted(member for member, links in self._links.items() if links[-1].role == role)
 
     def add(self, link: Link) -> None:
-        """Take an authenticated link. An older one of the same member is closed in the background."""
-        older = self._links.get(link.peer)
-        if older is link:
+        """Take an authenticated link. An older one of the same member is closed in the background, if that is no
+        researcher."""
+        links = self._links.setdefault(link.peer, [])
+        if link in links:
             return
-        self._links[link.peer] = link
-        if older is not None:
+        links.append(link)
+        for older in links[: -(SESSIONS if link.role == "researcher" else 1)]:
+            links.remove(older)
             self._close(older, "replaced by a newer connection")
         self._notify()
         self._on_up(link)
 
     def remove(self, link: Link) -> None:
         """Forget a link that is closed or about to be. One that was replaced already changes nothing."""
-        if self._links.get(link.peer) is link:
+        links = self._links.get(link.peer, [])
+        if link not in links:
+            return
+        links.remove(link)
+        if not links:
             del self._links[link.peer]
             self._notify()
             self._on_down(link)
 
     def drop(self, member: str, reason: str) -> None:
-        """Close a member's link (its key was revoked, it misbehaved): it has to shake hands again."""
-        link = self._links.get(member)
-        if link is not None:
+        """Close a member's links (its key was revoked, it misbehaved): it has to shake hands again."""
+        for link in list(self._links.get(member, [])):
             self._close(link, reason, code=POLICY)
             self.remove(link)
 
     async def send(self, member: str, signed: Signed, attachment: Buffer | None = None) -> int:
         """Send now; returns the bytes on the socket (`Link.send`). Raises `Unavailable` when there is no link, or when
-        it closes on the way."""
-        link = self._links.get(member)
-        if link is None:
+        all of them close on the way."""
+        links = self._links.get(member)
+        if links is None:
             raise Unavailable(f"{member} is not connected", peer=member)
-        return await link.send(signed, attachment)
+        *others, newest = links
+        if not others:
+            return await newest.send(signed, attachment)
+        # All at once: a session that does not read holds up no other one.
+        sent = await asyncio.gather(*(link.send(signed, attachment) for link in links), return_exceptions=True)
+        errors = [outcome for outcome in sent if isinstance(outcome, BaseException)]
+        for error in errors:
+            if len(errors) == len(sent) or not isinstance(error, Unavailable):
+                raise error
+        return sum(outcome for outcome in sent if isinstance(outcome, int))
 
     async def wait_for(self, *members: str) -> None:
         """Until all of these members are connected at once."""
@@ -95,7 +116,7 @@ class Peers:
 
     async def close(self, reason: str = "the node is stopping") -> None:
         """Close all links, and wait for those that were being closed in the background."""
-        for link in list(self._links.values()):
+        for link in [link for links in self._links.values() for link in links]:
             self._close(link, reason)
             self.remove(link)
         if self._closing:

@@ -116,3 +116,16 @@ def test_a_rejected_request_lets_nothing_out(fed: sf.LocalFederation) -> None:
     assert p.request("curious").status == "rejected"
     with pytest.raises(sf.PermissionDenied, match=f"rejected request {ticket.digest[:16]}"):
         p.get()
+
+
+def test_a_second_session_claims_what_the_first_asked_for(fed: sf.LocalFederation) -> None:
+    """Both are open at once, as a notebook and a command line are."""
+    p = fed["owner-3"].tensor("x").mean()
+    ticket = p.request("for the second session")
+    with sf.connect(fed.config_path("researcher")) as second:
+        with pytest.raises(sf.PermissionDenied, match="no approved, unused request"):
+            second["owner-3"].claim(ticket.digest)
+        decide(fed, "approve", ticket.digest, "owner-3")
+        torch.testing.assert_close(second["owner-3"].claim(ticket.digest).get(), DATA["owner-3"]["x"].mean())
+        with pytest.raises(sf.PermissionDenied, match="answered once"):
+            p.get()

@@ -13,7 +13,7 @@ from wires import Relay, note, people, raw_pair, settle
 from smpc_fl.errors import BadSignature, InternalError, MalformedMessage, PermissionDenied, SmpcError, Unavailable
 from smpc_fl.nodes.framing import PIECE, Sink
 from smpc_fl.nodes.link import Link
-from smpc_fl.nodes.peers import Peers
+from smpc_fl.nodes.peers import SESSIONS, Peers
 from smpc_fl.nodes.pump import pump, report_bug
 from smpc_fl.protocols.messages import Signed
 
@@ -61,6 +61,37 @@ async def test_members_come_and_go() -> None:
         assert "bob" not in peers
         assert peers.get("bob") is None
         assert diary.entries == [("up", bob), ("up", anna), ("up", alice), ("down", bob)]
+
+
+async def test_a_researcher_may_have_several_sessions() -> None:
+    diary = Diary()
+    peers = diary.peers
+    async with pairs(*["rita"] * (SESSIONS + 1)) as links:
+        for _, link in links:
+            link.role = "researcher"
+            peers.add(link)
+        (oldest_end, oldest), *rest = links
+        with pytest.raises(Unavailable, match="replaced by a newer connection"):
+            await oldest_end.receive()
+        sending = asyncio.create_task(peers.send("rita", note(ALICE)))
+        for end, _ in rest:
+            assert (await end.receive())[0] == note(ALICE)
+        assert await sending == sum(link.bytes_sent for _, link in rest)
+        *others, newest = (link for _, link in rest)
+        assert peers.get("rita") is newest
+        assert (len(peers), peers.of_role("researcher")) == (1, ["rita"])
+        await newest.close()
+        assert await peers.send("rita", note(ALICE)) > 0
+        for link in others:
+            await link.close()
+        with pytest.raises(Unavailable):
+            await peers.send("rita", note(ALICE))
+        for link in (oldest, newest, *others[1:]):
+            peers.remove(link)
+        assert not [entry for entry in diary.entries if entry[0] == "down"]
+        peers.drop("rita", "RevokedKey")
+        assert diary.entries[-1] == ("down", others[0])
+        await peers.close()
 
 
 async def test_a_newer_link_replaces_an_older_one_cleanly() -> None:
