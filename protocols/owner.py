@@ -224,7 +224,8 @@ class OwnerRound:
                 return self._computed(vector)
             case ComputeFailed(error=error):
                 return self._failed(error)
-            case Received():
+            case _:
+                assert isinstance(event, Received)
                 return self._message(event, now)
 
     def _resume(self) -> list[Command]:

@@ -154,8 +154,8 @@ class Simulation:
                 self.queue.append((by, Computed(self.vectors[by])))
             case Finished(outcome=outcome) if by == COORDINATOR:
                 self.outcome = outcome
-            case Finished() | WakeAt():
-                pass
+            case _:
+                assert isinstance(command, Finished | WakeAt)  # an owner's end; time passes by itself here
 
     def next_attempt(self, aborts: tuple[Signed, ...]) -> None:
         """Begin another attempt at the same round: the owners' machines go on, the others are new. Then `run` again."""

@@ -179,6 +179,15 @@ def test_an_owner_lost_after_its_upload_is_in_the_set() -> None:
     assert len(outcome.agreed) == 4
 
 
+def test_the_plain_simulation_goes_on_without_an_owner_that_is_down() -> None:
+    simulation = Simulation(powers(), max_samples=128, entropy=Draws("plain"))
+    simulation.down.add("carol")
+    outcome = simulation.run()
+    assert isinstance(outcome, Released)
+    expected = sum(vector for owner, vector in simulation.vectors.items() if owner != "carol")
+    np.testing.assert_allclose(decoded(simulation, outcome), expected, atol=1e-7)
+
+
 def test_too_few_reports_at_the_deadline_release_nothing() -> None:
     rig = Rig()
     rig.down |= {"alice", "bob"}
