@@ -131,7 +131,8 @@ async def _converse(
         raise WrongRole(f"{signed.sender} is {role}; here connect only: {', '.join(sorted(roles))}", peer=signed.sender)
     verify(signed, key, federation=members.federation)
 
-    await link.send(me.sign(Proof(nonce, hello.nonce, signed.sender)))
+    with contextlib.suppress(Unavailable):  # a peer that has closed may have said why: that is there to be read
+        await link.send(me.sign(Proof(nonce, hello.nonce, signed.sender)))
     signed_proof = await _receive(link)
     if signed_proof.sender != signed.sender:
         raise BadSignature("a proof comes from another member than its hello", peer=signed.sender)
