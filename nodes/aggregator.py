@@ -10,7 +10,7 @@ from typing import Any
 
 import structlog
 
-from smpc_fl.errors import MalformedMessage, ManifestRefused, UnknownMember, WrongRole
+from smpc_fl.errors import MalformedMessage, ManifestRefused, WrongRole
 from smpc_fl.nodes import web
 from smpc_fl.nodes.config import AggregatorConfig
 from smpc_fl.nodes.link import Link
@@ -91,7 +91,7 @@ class Aggregator(Node):
         manifest = self.party.open(signed, Manifest, "coordinator", phase="manifest")
         key = (manifest.run, manifest.round, manifest.attempt)
         if key not in self._rounds:
-            raise UnknownMember("no prekey of this aggregator was asked for under this round", peer=link.peer)
+            raise ManifestRefused("no prekey of this aggregator was asked for under this attempt", peer=link.peer)
         return self._rounds[key]
 
     async def _begin(self, key: Key) -> RoundShell:
