@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from smpc_fl.errors import BadInput, InternalError, MalformedMessage, SmpcError
-from smpc_fl.jobs import decode_job
+from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, WrongRole
+from smpc_fl.jobs import decode_job, job_digest
 from smpc_fl.nodes import web
 from smpc_fl.nodes.config import OwnerConfig
 from smpc_fl.nodes.datasets import publish_configured
@@ -116,6 +116,8 @@ class Owner(Node):
     # --- messages ---
 
     async def handle(self, link: Link, event: Received) -> None:
+        if isinstance(event.message, JobOffer | RoundOffer | RoundClosed | Relay) and link.role != "coordinator":
+            raise WrongRole(f"only the coordinator sends a {type(event.message).__name__}", peer=link.peer)
         match event.message:
             case JobOffer(run=run, start=start):
                 self.spawn(self._job(link.peer, run, start))
@@ -244,6 +246,8 @@ class Owner(Node):
         log.info("computing", run=run.hex(), round=round_number)
         try:
             start, payload = await asyncio.to_thread(self.consent.approved_job, run, self.party)
+            if (manifest := _machine(shell).manifest) is None or job_digest(payload) != manifest.job_digest:
+                raise JobNotApproved("the round's manifest is of another job than the run", phase="offer")
             job = decode_job(payload)
             async with self._computing:
                 vector = await asyncio.to_thread(

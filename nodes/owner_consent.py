@@ -48,21 +48,33 @@ class Consent:
     def __init__(self, owner: str, policy: OwnerPolicy, ledger: Ledger, holdings: Holdings, journal: Journal) -> None:
         self._owner, self._policy, self._ledger = owner, policy, ledger
         self._holdings, self._journal = holdings, journal
+        self._naming = asyncio.Lock()
 
     async def offered(self, run: bytes, signed: Signed, party: Party) -> JobAnswer:
         """The answer to a researcher's signed `StartRun`; refusals carry their class and a sentence."""
-        start = party.open(signed, StartRun, "researcher", phase="job")
+        start = decode(signed.body, StartRun, peer=signed.sender)
         digest = job_digest(start.job)
         try:
+            party.open(signed, StartRun, "researcher", phase="job")
             if start.run != run:
                 raise ManifestRefused("the job was signed for another run", peer=signed.sender, phase="job")
             job = decode_job(start.job)
             # In a thread: Syft's folders take their time, and links must not wait.
             await asyncio.to_thread(self._submit, job, start, signed.sender)
-            await self._journal.put(f"job/{run.hex()}", encode(signed))
+            await self._name(run, signed)
             return await self._answer(run, start, job)
         except SmpcError as error:
             return JobAnswer(run, digest, "rejected", error.code, error.message[:4000])
+
+    async def _name(self, run: bytes, signed: Signed) -> None:
+        """A run is one researcher's one job for good: with two, owners of one round could be made to compute different
+        things, and a sum over them would show what one of them has."""
+        async with self._naming:
+            known = self.known(run)
+            if known is None:
+                await self._journal.put(f"job/{run.hex()}", encode(signed))
+            elif known != signed:
+                raise ManifestRefused("another job was offered under this run's id: begin a new run", phase="job")
 
     def _submit(self, job: Job, start: StartRun, researcher: str) -> None:
         """Policy first, then the ledger; automatic approval where the policy says so."""
