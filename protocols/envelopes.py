@@ -26,7 +26,9 @@ def check_key(public: bytes, of: str) -> None:
     try:
         channel_key(Secret(bytes(32)), public, sender=nobody, receiver=nobody, manifest_hash=b"", about=b"", kind="")
     except MalformedMessage:
-        raise MalformedMessage(f"the X25519 key of {of} is of low order: nothing may be sealed to it", peer=of) from None
+        raise MalformedMessage(
+            f"the X25519 key of {of} is of low order: nothing may be sealed to it", peer=of
+        ) from None
 
 
 @dataclass(frozen=True)
