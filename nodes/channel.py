@@ -95,6 +95,8 @@ class Channel:
         try:
             return future.result(timeout)
         except concurrent.futures.TimeoutError:
+            if future.done():
+                raise  # the coroutine's own
             future.cancel()
             raise Unavailable("no answer in time") from None
 

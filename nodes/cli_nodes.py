@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,16 @@ WITH_PARENT = click.option(
 def _call(module: str, attribute: str, *args: Any, **options: Any) -> Any:
     """Calls a function of a module that is only now imported: some of them load torch."""
     return getattr(importlib.import_module(module), attribute)(*args, **options)
+
+
+@contextmanager
+def _log_of(level: str) -> Iterator[None]:
+    """What a connection logs goes to standard error meanwhile: standard output is for what was asked for."""
+    undo = _call("smpc_fl.nodes.logs", "configure", level)
+    try:
+        yield
+    finally:
+        undo()
 
 
 def show_findings(config: NodeConfig) -> int:
@@ -129,7 +141,8 @@ def up(federation: Path, check: bool) -> None:
 @CHECK
 def run(job: Path, config: Path, output: Path | None, check: bool) -> None:
     """Run the secure rounds that JOB.toml describes, against the federation of --config or a local one."""
-    _call("smpc_fl.nodes.job_file", "run_job", job, config=config, output=output, check=check)
+    with _log_of("warning"):
+        _call("smpc_fl.nodes.job_file", "run_job", job, config=config, output=output, check=check)
 
 
 @click.command()
@@ -141,7 +154,8 @@ def status(config: Path, check: bool) -> None:
     if check:
         report(loaded)
     else:
-        _call("smpc_fl.nodes.client", "show_status", loaded)
+        with _log_of("error"):
+            _call("smpc_fl.nodes.client", "show_status", loaded)
 
 
 @click.command()

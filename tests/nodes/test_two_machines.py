@@ -18,7 +18,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from commands import DIGEST, until
+from commands import DIGEST, smpc_fl, until
 from documents import ROOT, Block, environment, run_block, sections
 
 import smpc_fl as sf
@@ -157,6 +157,8 @@ def test_the_walk_through(machines: Machines) -> None:
     with sf.connect(machines.folder / "east" / "federation.toml") as fed:
         a_stolen_key_is_revoked(machines, fed)
     assert not machines.blocks
+    a_connection_begins_with_the_newest_roster(machines.folder)
+    a_revoked_researcher_hears_why_at_once(machines.folder)
 
 
 def all_there(status: str, count: int) -> bool:
@@ -176,7 +178,7 @@ def a_fourth_clinic_joins(machines: Machines) -> None:
 
 
 def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
-    assert fed.owners == ["east", "north", "south", "west"]
+    until(lambda: fed.owners == ["east", "north", "south", "west"], "the second version has come round")
     fed.wait_for_owners()
     net = runpy.run_path(str(ROOT / "examples" / "own_data" / "model.py"))["make"]()
     plan = sf.Plan.from_module(net, example=(torch.zeros(4, 4), torch.zeros(4).long()))
@@ -206,9 +208,33 @@ def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
     machines.wait_for("south/aggregator.toml", "north was revoked (laptop stolen)")
 
 
+def a_connection_begins_with_the_newest_roster(folder: Path) -> None:
+    (folder / "east" / "researcher-home" / "roster.latest").unlink()
+    with sf.connect(folder / "east" / "federation.toml") as fed:
+        assert fed.owners == ["east", "south", "west"]
+
+
+def a_revoked_researcher_hears_why_at_once(folder: Path) -> None:
+    draft, signed = folder / "office" / "roster.toml", folder / "office" / "roster.signed"
+    smpc_fl("roster", "revoke", draft, "--id", "researcher", "--reason", "contract ended")
+    smpc_fl("roster", "sign", draft, "--key", folder / "office" / "federation.key")
+    smpc_fl("roster", "accept", signed, "--config", folder / "east" / "coordinator.toml", "--yes")
+
+    def status() -> str:
+        config = folder / "east" / "federation.toml"
+        return smpc_fl("status", "--config", config, exit_code=None)
+
+    until(lambda: "contract ended" in status(), "the coordinator has taken it up")
+    assert status().startswith("smpc-fl: RevokedKey: coordinator refused researcher: the key of researcher was revoked")
+
+
 def test_all_on_one_machine(machines: Machines) -> None:
     machines.blocks = list(DOCUMENT["All on one machine"])
     assert "WRONG" not in machines.next("one_machine/set-up")
+    with pytest.raises(
+        sf.Unavailable, match=r"the coordinator .* does not answer \(.*cannot be reached.*is it running"
+    ):
+        sf.connect(machines.folder / "one_machine" / "federation.toml", timeout=0.5)
     machines.next("smpc-fl up one_machine/federation.toml")
     machines.next("smpc-fl run")
     machines.wait_for("smpc-fl run", "waits for approval by east, north, south")
