@@ -48,7 +48,7 @@ class Consent:
     def __init__(self, owner: str, policy: OwnerPolicy, ledger: Ledger, holdings: Holdings, journal: Journal) -> None:
         self._owner, self._policy, self._ledger = owner, policy, ledger
         self._holdings, self._journal = holdings, journal
-        self._naming = asyncio.Lock()
+        self._deciding = asyncio.Lock()
 
     async def offered(self, run: bytes, signed: Signed, party: Party) -> JobAnswer:
         """The answer to a researcher's signed `StartRun`; refusals carry their class and a sentence."""
@@ -59,22 +59,22 @@ class Consent:
             if start.run != run:
                 raise ManifestRefused("the job was signed for another run", peer=signed.sender, phase="job")
             job = decode_job(start.job)
-            # In a thread: Syft's folders take their time, and links must not wait.
-            await asyncio.to_thread(self._submit, job, start, signed.sender)
-            await self._name(run, signed)
-            return await self._answer(run, start, job)
+            async with self._deciding:  # one after another, so that each is held against those before it
+                # In a thread: Syft's folders take their time, and links must not wait.
+                await asyncio.to_thread(self._submit, job, start, signed.sender)
+                await self._name(run, signed)
+                return await self._answer(run, start, job)
         except SmpcError as error:
             return JobAnswer(run, digest, "rejected", error.code, error.message[:4000])
 
     async def _name(self, run: bytes, signed: Signed) -> None:
         """A run is one researcher's one job for good: with two, owners of one round could be made to compute different
         things, and a sum over them would show what one of them has."""
-        async with self._naming:
-            known = self.known(run)
-            if known is None:
-                await self._journal.put(f"job/{run.hex()}", encode(signed))
-            elif known != signed:
-                raise ManifestRefused("another job was offered under this run's id: begin a new run", phase="job")
+        known = self.known(run)
+        if known is None:
+            await self._journal.put(f"job/{run.hex()}", encode(signed))
+        elif known != signed:
+            raise ManifestRefused("another job was offered under this run's id: begin a new run", phase="job")
 
     def _submit(self, job: Job, start: StartRun, researcher: str) -> None:
         """Policy first, then the ledger; automatic approval where the policy says so."""
@@ -87,10 +87,19 @@ class Consent:
             )
         digest = job_digest(start.job).hex()
         warning = self._check(job, sorted(start.cohort))
-        if warning and self._policy.approve == "auto" and self._ledger.status(digest) != "approved":
-            raise IsolationRefused(warning, phase="job")
+        text = summary(job, start, warning)
+        if warning:
+            before = self._ledger.request(digest)
+            if self._policy.approve == "auto":
+                raise IsolationRefused(warning, phase="job")
+            if before is not None and before.summary != text:
+                # The digest does not cover the owners: what was approved is what its reader was told.
+                raise IsolationRefused(
+                    f"{warning}; this very job was asked for over other owners: change it (its tolerance, say) to ask anew",
+                    phase="job",
+                )
         kind = "train" if isinstance(job, TrainJob) else "aggregate"
-        request = self._ledger.submit(digest, kind, researcher, summary(job, start, warning), start.job)
+        request = self._ledger.submit(digest, kind, researcher, text, start.job)
         if request.status == "pending" and self._policy.approve == "auto":
             self._ledger.decide(digest, True, "approved by the node: policy approve = auto")
 
@@ -105,10 +114,11 @@ class Consent:
             self._holdings.check_training(job)
             return ""
         self._holdings.check_aggregate(job, cohort, self._policy.k_min)
+        past = self._history()
+        if (job, cohort) in past:
+            return ""  # the same release again
         try:
-            check_history(
-                job, cohort, self._history(), k_min=self._policy.k_min, weightings=self._policy.weightings
-            )  # fmt: skip
+            check_history(job, cohort, past, k_min=self._policy.k_min, weightings=self._policy.weightings)
         except IsolationRefused as error:
             return error.message
         return ""
@@ -157,6 +167,9 @@ class Consent:
                 f"this owner has not approved job {digest[:16]}…: `smpc-fl requests approve {digest[:16]}` does",
                 phase="offer",
             )
+        job = decode_job(start.job)
+        if isinstance(job, AggregateJob) and (job, sorted(start.cohort)) not in self._history():
+            raise JobNotApproved("this owner has not agreed to this aggregate over these owners", phase="offer")
         payload = self._ledger.payload(digest)
         if payload != start.job:
             raise BadInput("the ledger holds other bytes than were offered", phase="offer")
