@@ -101,7 +101,9 @@ class OnDisk:
             case "owner":
                 path = self.folder / id_ / "data.safetensors"
                 save_file(dict(tensors or {}), path)
-                policy = {"aggregators": AGGREGATORS, "k_min": self.k_min, "approve": "auto", "weightings": "each-kind"}
+                policy: dict[str, Any] = {
+                    "aggregators": AGGREGATORS, "k_min": self.k_min, "approve": "auto", "weightings": "each-kind",
+                }  # fmt: skip
                 policy |= self.policies.get(id_, {})
                 data = DatasetConfig(name="data", private=path)
                 return to_toml(OwnerConfig(**common, policy=OwnerPolicy(**policy), ledger="own", datasets=(data,)))

@@ -98,13 +98,13 @@ def test_a_run_ends_with_the_rules_own_error(fed: sf.Federation, name: str) -> N
         assert f" {rows} " not in str(caught.value)
 
 
-def test_a_plan_that_owners_do_not_run_is_refused(fed: sf.Federation) -> None:
+def test_a_plan_that_owners_do_not_run_is_refused(fed: sf.Federation, monkeypatch: pytest.MonkeyPatch) -> None:
     """The bytes of a plan, as somebody may have edited them: every owner checks them again."""
     plan = linear_plan()
     edited = plan.to_bytes().replace(b"aten.linear.default", b"aten.nonzero.default")
     assert edited != plan.to_bytes()
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(PlanRejected, match="nonzero"):
-        patch.setattr(type(plan), "to_bytes", lambda self: edited)
+    monkeypatch.setattr(type(plan), "to_bytes", lambda self: edited)
+    with pytest.raises(PlanRejected, match="nonzero"):
         fed.train(plan, inputs="x", targets="y", rounds=1, owners=GOOD).wait()
 
 
