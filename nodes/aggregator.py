@@ -11,9 +11,9 @@ from typing import Any
 import structlog
 
 from smpc_fl.errors import MalformedMessage, ManifestRefused, WrongRole
-from smpc_fl.nodes import web
-from smpc_fl.nodes.config import AggregatorConfig
-from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.home.config import AggregatorConfig
+from smpc_fl.nodes.net import web
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.protocols.aggregator import AggregatorRound, State

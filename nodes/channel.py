@@ -18,14 +18,14 @@ from typing import Any, TypeVar
 import structlog
 
 from smpc_fl.errors import PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
-from smpc_fl.nodes import web
-from smpc_fl.nodes.config import ResearcherConfig
-from smpc_fl.nodes.dialer import Dialer
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.keys import load_key
-from smpc_fl.nodes.link import Link
-from smpc_fl.nodes.membership import LiveMembership
-from smpc_fl.nodes.pump import pump
+from smpc_fl.nodes.home.config import ResearcherConfig
+from smpc_fl.nodes.home.keys import load_key
+from smpc_fl.nodes.home.membership import LiveMembership
+from smpc_fl.nodes.net import web
+from smpc_fl.nodes.net.dialer import Dialer
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net.pump import pump
 from smpc_fl.nodes.training_run import LOST
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import verify

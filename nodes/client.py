@@ -17,7 +17,7 @@ from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, Stop, TrainJob
 from smpc_fl.nodes.channel import Channel
-from smpc_fl.nodes.config import ResearcherConfig, load
+from smpc_fl.nodes.home.config import ResearcherConfig, load
 from smpc_fl.nodes.training_run import Following, Run, wait_for
 from smpc_fl.pointers.session import AggregateResult, Release, Request, Response, encode_request, open_response
 from smpc_fl.protocols.messages import Status

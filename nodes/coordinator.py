@@ -10,10 +10,10 @@ from typing import Any
 import structlog
 
 from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, UnknownMember, WrongRole
-from smpc_fl.nodes import web
-from smpc_fl.nodes.config import CoordinatorConfig
-from smpc_fl.nodes.dialer import Dialer
-from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.home.config import CoordinatorConfig
+from smpc_fl.nodes.net import web
+from smpc_fl.nodes.net.dialer import Dialer
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.run import Run
 from smpc_fl.protocols.codec import decode_message

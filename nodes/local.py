@@ -25,7 +25,7 @@ from smpc_fl.errors import BadInput, CohortTooSmall, SmpcError, Unavailable
 from smpc_fl.identity import Identity
 from smpc_fl.nodes.children import Child, Children
 from smpc_fl.nodes.client import Federation
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.home.config import (
     AggregatorConfig,
     AggregatorPolicy,
     CoordinatorConfig,
@@ -38,8 +38,8 @@ from smpc_fl.nodes.config import (
     load,
     to_toml,
 )
-from smpc_fl.nodes.files import private_folder
-from smpc_fl.nodes.keys import load_key, make_key
+from smpc_fl.nodes.home.files import private_folder
+from smpc_fl.nodes.home.keys import load_key, make_key
 from smpc_fl.roster import Member, Role, Roster, sign_roster
 
 COORDINATOR, RESEARCHER = "coordinator", "researcher"

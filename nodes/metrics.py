@@ -12,7 +12,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, generate_latest
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from smpc_fl.errors import BY_CODE
-from smpc_fl.nodes.server import HttpAnswer, Pages
+from smpc_fl.nodes.net.server import HttpAnswer, Pages
 
 
 class NodeMetrics:

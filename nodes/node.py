@@ -19,16 +19,16 @@ import structlog
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
-from smpc_fl.nodes import files, keys
-from smpc_fl.nodes.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.journal import Journal
-from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.home import files, keys
+from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
+from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
-from smpc_fl.nodes.membership import LiveMembership
 from smpc_fl.nodes.metrics import NodeMetrics
-from smpc_fl.nodes.peers import Peers
-from smpc_fl.nodes.pump import pump
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net.peers import Peers
+from smpc_fl.nodes.net.pump import pump
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received, Send
 from smpc_fl.protocols.manifest import subject_of

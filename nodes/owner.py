@@ -16,12 +16,12 @@ import structlog
 
 from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, WrongRole
 from smpc_fl.jobs import decode_job, job_digest
-from smpc_fl.nodes import web
-from smpc_fl.nodes.config import OwnerConfig
-from smpc_fl.nodes.datasets import publish_configured
-from smpc_fl.nodes.dialer import Dialer
+from smpc_fl.nodes.home.config import OwnerConfig
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
-from smpc_fl.nodes.link import Link
+from smpc_fl.nodes.ledger.datasets import publish_configured
+from smpc_fl.nodes.net import web
+from smpc_fl.nodes.net.dialer import Dialer
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.owner_consent import Consent
 from smpc_fl.nodes.owner_data import Holdings

@@ -21,8 +21,8 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, encode_job, job_digest
-from smpc_fl.nodes.config import OwnerPolicy
-from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.home.config import OwnerPolicy
+from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.nodes.owner_data import Holdings
 from smpc_fl.pointers.lineage import decode_expression, describe

@@ -17,7 +17,7 @@ import msgspec
 import structlog
 
 from smpc_fl.errors import InternalError, Unavailable
-from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.commands import (
     Command,

@@ -22,8 +22,8 @@ from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import Aggregate, disassemble
-from smpc_fl.nodes.config import CoordinatorPolicy
-from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.home.config import CoordinatorPolicy
+from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.node import Node
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.plans.layout import layout_of

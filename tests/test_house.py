@@ -153,7 +153,7 @@ def test_files_are_short() -> None:
 @pytest.mark.parametrize(
     ("check", "source"),
     [
-        (breaks_direction, "from smpc_fl.nodes.link import Link"),
+        (breaks_direction, "from smpc_fl.nodes.net.link import Link"),
         (breaks_direction, "def f():\n    from smpc_fl import nodes"),
         (breaks_purity, "import os"),
         (breaks_purity, "from time import monotonic"),

@@ -68,7 +68,7 @@ def test_the_wheel_holds_smpc_fl_only(wheel: Path) -> None:
         assert info.endswith(".dist-info")
         assert "smpc_fl/py.typed" in archive.namelist()
         assert f"{info}/licenses/LICENSE" in archive.namelist()
-        assert "smpc-fl = smpc_fl.nodes.cli:main" in archive.read(f"{info}/entry_points.txt").decode()
+        assert "smpc-fl = smpc_fl.nodes.cli.main:main" in archive.read(f"{info}/entry_points.txt").decode()
 
 
 def test_every_module_is_in_the_wheel(wheel: Path) -> None:

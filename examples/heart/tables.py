@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from smpc_fl.nodes.heart import FEATURES, load_hospitals
+from smpc_fl.nodes.demo.heart import FEATURES, load_hospitals
 
 folder = Path(sys.argv[1])
 folder.mkdir(parents=True, exist_ok=True)

@@ -24,7 +24,7 @@ from typing import Any, Literal, Protocol
 import numpy.typing as npt
 
 from smpc_fl.errors import BadInput, DatasetInvalid, JobNotApproved
-from smpc_fl.nodes.files import private_folder
+from smpc_fl.nodes.home.files import private_folder
 
 Array = npt.NDArray[Any]
 LedgerKind = Literal["syft", "own"]

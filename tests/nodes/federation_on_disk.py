@@ -6,8 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from smpc_fl.identity import Identity
-from smpc_fl.nodes.certificates import open_authority, write_certificate
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.home.config import (
     AggregatorConfig,
     CoordinatorConfig,
     NodeConfig,
@@ -17,7 +16,8 @@ from smpc_fl.nodes.config import (
     Tls,
     to_toml,
 )
-from smpc_fl.nodes.keys import make_key
+from smpc_fl.nodes.home.keys import make_key
+from smpc_fl.nodes.net.certificates import open_authority, write_certificate
 from smpc_fl.roster import Member, Revocation, Role, Roster, sign_roster
 
 MEMBERS: dict[str, Role] = {

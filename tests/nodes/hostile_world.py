@@ -18,10 +18,10 @@ from processes_on_disk import AGGREGATORS, OnDisk
 
 from smpc_fl.errors import SmpcError, from_code
 from smpc_fl.jobs import Job, encode_job
-from smpc_fl.nodes.dialer import Dialer
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.link import Link
-from smpc_fl.nodes.server import Listener, serve
+from smpc_fl.nodes.net.dialer import Dialer
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net.server import Listener, serve
 from smpc_fl.pointers.session import AnyRequest, Renew, Response, encode_request, open_response
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode_message

@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 
 from smpc_fl.identity import Identity
 from smpc_fl.nodes.children import Child, Children
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.home.config import (
     AggregatorConfig,
     AggregatorPolicy,
     CoordinatorConfig,
@@ -28,8 +28,8 @@ from smpc_fl.nodes.config import (
     ResearcherConfig,
     to_toml,
 )
-from smpc_fl.nodes.files import private_folder, replace
-from smpc_fl.nodes.keys import make_key
+from smpc_fl.nodes.home.files import private_folder, replace
+from smpc_fl.nodes.home.keys import make_key
 from smpc_fl.protocols.party import Party
 from smpc_fl.roster import Member, Membership, Revocation, Role, Roster, sign_roster
 

@@ -35,7 +35,7 @@ def install_in_node() -> None:
 
 def install(path: Path, patch: Callable[[Any, str, Any], None]) -> None:
     """From now on, all that comes over any link of this process, and what is decrypted of it, goes to `path`."""
-    from smpc_fl.nodes.link import Link
+    from smpc_fl.nodes.net.link import Link
     from smpc_fl.protocols import relay
     from smpc_fl.protocols.envelopes import Channel
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.addresses import (
+from smpc_fl.nodes.net.addresses import (
     PLAINTEXT_WORDS,
     check_dial,
     check_listen,

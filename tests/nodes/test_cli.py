@@ -11,10 +11,10 @@ from click.testing import CliRunner, Result
 from federation_on_disk import OnDisk, make_federation
 
 from smpc_fl.errors import InternalError, RunFailed, SmpcError
-from smpc_fl.nodes import cli
-from smpc_fl.nodes.cli import COMMANDS, main
-from smpc_fl.nodes.config import CONFIGS, OwnerConfig, load_any
-from smpc_fl.nodes.up import Child
+from smpc_fl.nodes.cli import main as cli
+from smpc_fl.nodes.cli.main import COMMANDS, main
+from smpc_fl.nodes.cli.up import Child
+from smpc_fl.nodes.home.config import CONFIGS, OwnerConfig, load_any
 
 HEAVY = ("torch", "numpy", "syft", "websockets", "msgspec", "rich", "nacl", "cryptography")
 
@@ -41,7 +41,7 @@ class Recorder(types.ModuleType):
 
 def test_help_teaches_and_loads_nothing_heavy() -> None:
     code = (
-        "import sys; from smpc_fl.nodes.cli import main; main(['--help'], standalone_mode=False); "
+        "import sys; from smpc_fl.nodes.cli.main import main; main(['--help'], standalone_mode=False); "
         f"print('HEAVY:', [name for name in {HEAVY!r} if name in sys.modules])"
     )
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=True)
@@ -53,7 +53,7 @@ def test_help_teaches_and_loads_nothing_heavy() -> None:
 
 @pytest.mark.parametrize("name", COMMANDS)
 def test_every_command_has_help_and_no_torch(name: str) -> None:
-    code = f"import sys; from smpc_fl.nodes.cli import main; main([{name!r}, '--help'], standalone_mode=False); "
+    code = f"import sys; from smpc_fl.nodes.cli.main import main; main([{name!r}, '--help'], standalone_mode=False); "
     code += "assert not {'torch', 'syft'} & set(sys.modules)"
     ran = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 0, ran.stderr
@@ -144,7 +144,7 @@ def test_run_status_and_demo(made: OnDisk, monkeypatch: pytest.MonkeyPatch) -> N
     assert client.calls == [((load_any(file),), {})]
     assert "WRONG" not in call("status", "--config", file, "--check").output
 
-    jobs = Recorder(monkeypatch, "smpc_fl.nodes.job_file", "run_job")
+    jobs = Recorder(monkeypatch, "smpc_fl.nodes.cli.job_file", "run_job")
     assert call("run", "job.toml", "--config", file, "--output", "out").exit_code == 0
     assert call("run", "job.toml", "--check").exit_code == 0
     assert jobs.calls == [
@@ -152,14 +152,14 @@ def test_run_status_and_demo(made: OnDisk, monkeypatch: pytest.MonkeyPatch) -> N
         ((Path("job.toml"),), {"config": Path("federation.toml"), "output": None, "check": True}),
     ]
 
-    shown = Recorder(monkeypatch, "smpc_fl.nodes.demo", "main")
+    shown = Recorder(monkeypatch, "smpc_fl.nodes.demo.main", "main")
     assert call("demo", "--splits", 1).exit_code == 0
     assert shown.calls == [((), {"output": Path("demo-output"), "splits": 1, "rounds": 15, "aggregators": 3})]
 
 
 def test_up_starts_what_the_file_lists(made: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
     started: list[Child] = []
-    monkeypatch.setattr("smpc_fl.nodes.up.run_all", lambda children, show: started.extend(children))
+    monkeypatch.setattr("smpc_fl.nodes.cli.up.run_all", lambda children, show: started.extend(children))
     nodes = (made.write_config("alice"), made.write_config("coordinator"))
     file = made.write_config("researcher", nodes=nodes)
     assert call("up", file).exit_code == 0

@@ -8,11 +8,11 @@ from click.testing import CliRunner, Result
 from federation_on_disk import OnDisk, make_federation
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.certificates import hosts_of
-from smpc_fl.nodes.cli import main
-from smpc_fl.nodes.keys import load_key, read_public
-from smpc_fl.nodes.membership import LATEST, LiveMembership
-from smpc_fl.nodes.roster_file import read_draft
+from smpc_fl.nodes.cli.main import main
+from smpc_fl.nodes.home.keys import load_key, read_public
+from smpc_fl.nodes.home.membership import LATEST, LiveMembership
+from smpc_fl.nodes.home.roster_file import read_draft
+from smpc_fl.nodes.net.certificates import hosts_of
 from smpc_fl.roster import open_roster
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from smpc_fl.nodes.cli import main
+from smpc_fl.nodes.cli.main import main
 from smpc_fl.nodes.ledger import syft
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
 

@@ -10,8 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.addresses import PLAINTEXT_WORDS
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.home.config import (
     CONFIGS,
     AggregatorConfig,
     CoordinatorConfig,
@@ -27,7 +26,8 @@ from smpc_fl.nodes.config import (
     load_any,
     to_toml,
 )
-from smpc_fl.nodes.toml_text import description_of, struct_to_toml, toml_value
+from smpc_fl.nodes.home.toml_text import description_of, struct_to_toml, toml_value
+from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
 
 KEY = "ab" * 32
 BASE: dict[str, Any] = {"id": "alice", "home": "state", "key": "a.key", "roster": "r.signed", "federation_key": KEY}

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 from federation_on_disk import MEMBERS, OnDisk, make_federation
 
-from smpc_fl.nodes.addresses import PLAINTEXT_WORDS
-from smpc_fl.nodes.certificates import open_authority, write_certificate
-from smpc_fl.nodes.check import check, problems
-from smpc_fl.nodes.config import DatasetConfig, OwnerPolicy, Tls
-from smpc_fl.nodes.membership import LiveMembership
+from smpc_fl.nodes.cli.check import check, problems
+from smpc_fl.nodes.home.config import DatasetConfig, OwnerPolicy, Tls
+from smpc_fl.nodes.home.membership import LiveMembership
+from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
+from smpc_fl.nodes.net.certificates import open_authority, write_certificate
 from smpc_fl.roster import Member, Roster
 
 

@@ -14,8 +14,8 @@ import pytest
 import safetensors.numpy
 
 from smpc_fl.errors import DatasetInvalid
-from smpc_fl.nodes.datasets import MOCK_ROWS, add_from_files, auto_mock, publish_configured, read_dataset
 from smpc_fl.nodes.ledger.base import Array
+from smpc_fl.nodes.ledger.datasets import MOCK_ROWS, add_from_files, auto_mock, publish_configured, read_dataset
 from smpc_fl.nodes.ledger.own import OwnLedger
 
 TABLE = "age,sex,chol,sick\n63,1,233,0\n67,0,,1\n41, 1 ,?,2\n"

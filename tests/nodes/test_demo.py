@@ -10,10 +10,10 @@ import pytest
 from rich.console import Console
 
 from smpc_fl.errors import RunFailed
-from smpc_fl.nodes import demo
-from smpc_fl.nodes.demo import SplitResult, check, main
-from smpc_fl.nodes.demo_report import show_results
-from smpc_fl.nodes.heart import HOSPITALS
+from smpc_fl.nodes.demo import main as demo
+from smpc_fl.nodes.demo.heart import HOSPITALS
+from smpc_fl.nodes.demo.main import SplitResult, check, main
+from smpc_fl.nodes.demo.report import show_results
 
 
 def result(*, secure: float = 0.9, worst: float = 1e-7) -> SplitResult:

@@ -15,15 +15,15 @@ from websockets.http11 import Request, Response
 from wires import QUICK, Relay, note, people, settle
 
 from smpc_fl.errors import ConfigInvalid, RevokedKey, SmpcError, Unavailable, UnknownMember
-from smpc_fl.nodes.certificates import open_authority, write_certificate
-from smpc_fl.nodes.dialer import Backoff, Dialer
-from smpc_fl.nodes.framing import PIECE
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.link import Limits, Link
-from smpc_fl.nodes.peers import Peers
-from smpc_fl.nodes.pump import pump
-from smpc_fl.nodes.server import Listener, listening_socket, serve
-from smpc_fl.nodes.tls import client_context, server_context
+from smpc_fl.nodes.net.certificates import open_authority, write_certificate
+from smpc_fl.nodes.net.dialer import Backoff, Dialer
+from smpc_fl.nodes.net.framing import PIECE
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.peers import Peers
+from smpc_fl.nodes.net.pump import pump
+from smpc_fl.nodes.net.server import Listener, listening_socket, serve
+from smpc_fl.nodes.net.tls import client_context, server_context
 from smpc_fl.protocols.messages import Signed
 
 FAST = (0.001, 0.02)
@@ -155,7 +155,7 @@ async def test_it_connects_again_after_a_fragment_too_long(monkeypatch: pytest.M
     """Close code 1009 in the midst of a large send, after which websockets 17.4 raised AttributeError."""
     async with pair() as p:
         with monkeypatch.context() as patch:
-            patch.setattr("smpc_fl.nodes.framing.PIECE", 8 * PIECE)
+            patch.setattr("smpc_fl.nodes.net.framing.PIECE", 8 * PIECE)
             with pytest.raises(Unavailable):
                 await p.alice.peers.send("anna", note(p.alice.me), bytes(64 * PIECE))
         await p.up()
@@ -264,7 +264,7 @@ async def test_a_bug_of_a_library_is_tried_again(monkeypatch: pytest.MonkeyPatch
     async def broken(self: object) -> None:
         raise AttributeError("'NoneType' object has no attribute 'write'")
 
-    monkeypatch.setattr("smpc_fl.nodes.dialer._Connect.connect", broken)
+    monkeypatch.setattr("smpc_fl.nodes.net.dialer._Connect.connect", broken)
     async with failing(1) as errors:
         for _ in range(2):
             assert str(await errors.get()).startswith("anna at ws://127.0.0.1:1 cannot be reached: AttributeError")

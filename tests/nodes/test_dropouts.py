@@ -20,7 +20,7 @@ from sample_federation import owners, plain_fedavg
 import smpc_fl as sf
 from smpc_fl.jobs import TrainJob
 from smpc_fl.nodes.client import run_seed
-from smpc_fl.nodes.config import AggregatorConfig, load
+from smpc_fl.nodes.home.config import AggregatorConfig, load
 
 VICTIM, SLOW = "owner-5", "owner-4"
 DATA = owners(5, rows=10)

@@ -21,8 +21,8 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.identity import Identity
-from smpc_fl.nodes.handshake import LocalMember, authenticate
-from smpc_fl.nodes.link import Limits, Link
+from smpc_fl.nodes.net.handshake import LocalMember, authenticate
+from smpc_fl.nodes.net.link import Limits, Link
 from smpc_fl.protocols.codec import decode_message, expect
 from smpc_fl.protocols.messages import PROTOCOL_VERSION, Hello, Proof, Refusal, Signed, StatusRequest
 

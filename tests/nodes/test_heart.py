@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from smpc_fl.errors import Unavailable
-from smpc_fl.nodes.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Table, load_hospitals, split
+from smpc_fl.nodes.demo.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Table, load_hospitals, split
 
 
 @pytest.fixture(scope="module")

@@ -36,7 +36,7 @@ from smpc_fl.errors import (
     from_code,
 )
 from smpc_fl.jobs import TrainJob
-from smpc_fl.nodes.dialer import Dialer
+from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.protocols.manifest import manifest_hash, model_digest
 from smpc_fl.protocols.messages import (
     AbortRequest,

@@ -10,7 +10,7 @@ import pytest
 from safetensors.numpy import load_file, save_file
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.job_file import read_job, run_job
+from smpc_fl.nodes.cli.job_file import read_job, run_job
 
 LOCAL = """
 [local]

@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from smpc_fl.errors import Unavailable
-from smpc_fl.nodes.journal import GROUP, Journal
+from smpc_fl.nodes.home.journal import GROUP, Journal
 
 
 @pytest.fixture
@@ -261,7 +261,7 @@ async def test_a_broken_file_is_reported_when_read(journal: Journal) -> None:
 
 _WRITER = """
 import asyncio, sys
-from smpc_fl.nodes.journal import Journal
+from smpc_fl.nodes.home.journal import Journal
 
 async def write(journal, lane):
     for i in range(1_000_000):

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.files import private_folder, read, replace, write_new
-from smpc_fl.nodes.keys import HEADER, load_key, make_key, public_path, read_public
+from smpc_fl.nodes.home.files import private_folder, read, replace, write_new
+from smpc_fl.nodes.home.keys import HEADER, load_key, make_key, public_path, read_public
 
 
 def mode(path: Path) -> int:

@@ -12,8 +12,8 @@ from websockets.exceptions import ConnectionClosed
 from wires import QUICK, Relay, dial, note, people, raw_pair, settle
 
 from smpc_fl.errors import BadInput, InternalError, MalformedMessage, PermissionDenied, SmpcError, Unavailable
-from smpc_fl.nodes.framing import PIECE, Sink
-from smpc_fl.nodes.link import Limits, Link
+from smpc_fl.nodes.net.framing import PIECE, Sink
+from smpc_fl.nodes.net.link import Limits, Link
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 
@@ -231,7 +231,7 @@ async def test_the_sender_of_what_is_too_long_learns_that_the_connection_is_gone
 async def test_a_piece_that_is_too_long_in_a_large_send_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """websockets 17.4 raised AttributeError on leaving such a connection."""
     async with raw_pair() as (near, far):
-        monkeypatch.setattr("smpc_fl.nodes.framing.PIECE", 8 * PIECE)
+        monkeypatch.setattr("smpc_fl.nodes.net.framing.PIECE", 8 * PIECE)
         sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
         with pytest.raises(MalformedMessage):
             await far.receive()

@@ -67,7 +67,7 @@ def test_the_level_counts(stream: io.StringIO) -> None:
 
 
 def test_records_of_the_standard_library(stream: io.StringIO) -> None:
-    logging.getLogger("smpc_fl.nodes.pump").error("%s in a test", "ValueError")
+    logging.getLogger("smpc_fl.nodes.net.pump").error("%s in a test", "ValueError")
     logging.getLogger("asyncio").error("a task failed with 4711")
     try:
         raise ValueError("4711")
@@ -75,7 +75,7 @@ def test_records_of_the_standard_library(stream: io.StringIO) -> None:
         logging.getLogger("asyncio").exception("Task exception 4711")
     logging.getLogger("asyncio").info("not this")
     ours, plain, theirs = lines(stream)
-    assert (ours["event"], ours["logger"], ours["level"]) == ("ValueError in a test", "smpc_fl.nodes.pump", "error")
+    assert (ours["event"], ours["logger"], ours["level"]) == ("ValueError in a test", "smpc_fl.nodes.net.pump", "error")
     assert (plain["event"], plain["error"]) == ("library warning", None)
     assert (theirs["event"], theirs["logger"], theirs["error"]) == ("library warning", "asyncio", "ValueError")
     assert "4711" not in stream.getvalue()

@@ -7,8 +7,8 @@ import pytest
 from federation_on_disk import OnDisk, make_federation
 
 from smpc_fl.errors import BadSignature, ConfigInvalid, Equivocation, RevokedKey, UnknownMember
-from smpc_fl.nodes.keys import make_key
-from smpc_fl.nodes.membership import LATEST, LiveMembership, accepted_membership
+from smpc_fl.nodes.home.keys import make_key
+from smpc_fl.nodes.home.membership import LATEST, LiveMembership, accepted_membership
 from smpc_fl.roster import federation_id, roster_hash, sign_roster
 
 

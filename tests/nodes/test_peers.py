@@ -11,10 +11,10 @@ import pytest
 from wires import Relay, note, people, raw_pair, settle
 
 from smpc_fl.errors import BadSignature, InternalError, MalformedMessage, PermissionDenied, SmpcError, Unavailable
-from smpc_fl.nodes.framing import PIECE, Sink
-from smpc_fl.nodes.link import Link
-from smpc_fl.nodes.peers import SESSIONS, Peers
-from smpc_fl.nodes.pump import pump, report_bug
+from smpc_fl.nodes.net.framing import PIECE, Sink
+from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net.peers import SESSIONS, Peers
+from smpc_fl.nodes.net.pump import pump, report_bug
 from smpc_fl.protocols.messages import Signed
 
 ALICE = people(alice="owner")["alice"]

@@ -27,9 +27,9 @@ from smpc_fl.errors import (
     WeightOutOfRange,
     WrongRole,
 )
-from smpc_fl.nodes import dialer
-from smpc_fl.nodes.handshake import authenticate
-from smpc_fl.nodes.keys import make_key
+from smpc_fl.nodes.home.keys import make_key
+from smpc_fl.nodes.net import dialer
+from smpc_fl.nodes.net.handshake import authenticate
 
 NAMES = ("alice", "bob", "carol", "dave")
 GOOD = ["alice", "bob", "carol"]

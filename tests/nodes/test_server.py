@@ -14,10 +14,10 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 from wires import QUICK, dial, note, people, settle
 
 from smpc_fl.errors import MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
-from smpc_fl.nodes.handshake import LocalMember, authenticate
-from smpc_fl.nodes.link import Limits, Link
-from smpc_fl.nodes.peers import Peers
-from smpc_fl.nodes.server import HttpAnswer, Listener, listening_socket, serve
+from smpc_fl.nodes.net.handshake import LocalMember, authenticate
+from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.peers import Peers
+from smpc_fl.nodes.net.server import HttpAnswer, Listener, listening_socket, serve
 
 ALL = people(anna="aggregator", alice="owner", bob="owner", rita="researcher")
 ANNA, ALICE, BOB = ALL["anna"], ALL["alice"], ALL["bob"]

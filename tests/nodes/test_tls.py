@@ -9,8 +9,8 @@ import pytest
 from federation_on_disk import make_federation
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.addresses import PLAINTEXT_WORDS
-from smpc_fl.nodes.certificates import (
+from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
+from smpc_fl.nodes.net.certificates import (
     alternative_name,
     expiry_of,
     hosts_of,
@@ -19,7 +19,7 @@ from smpc_fl.nodes.certificates import (
     open_authority,
     write_certificate,
 )
-from smpc_fl.nodes.tls import client_context, dial_tls, listen_tls, server_context
+from smpc_fl.nodes.net.tls import client_context, dial_tls, listen_tls, server_context
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from smpc_fl.errors import RunFailed
-from smpc_fl.nodes import up
-from smpc_fl.nodes.up import Child, log_line, run_all
+from smpc_fl.nodes.cli import up
+from smpc_fl.nodes.cli.up import Child, log_line, run_all
 
 
 def script(text: str) -> Child:

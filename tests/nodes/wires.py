@@ -13,8 +13,8 @@ from websockets.asyncio.server import ServerConnection, serve
 
 from smpc_fl.errors import RevokedKey, UnknownMember
 from smpc_fl.identity import Identity, PublicIdentity
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.link import Limits, Link
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.link import Limits, Link
 from smpc_fl.protocols.messages import Message, Refusal, Signed
 
 FEDERATION = bytes(range(32))

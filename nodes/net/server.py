@@ -21,9 +21,9 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from smpc_fl.errors import SmpcError, Unavailable
-from smpc_fl.nodes.handshake import LocalMember, authenticate
-from smpc_fl.nodes.link import Limits, Link
-from smpc_fl.nodes.pump import report_bug
+from smpc_fl.nodes.net.handshake import LocalMember, authenticate
+from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.pump import report_bug
 
 Handler = Callable[[Link], Awaitable[None]]
 """A member's whole conversation; the link is closed when it returns."""

@@ -44,19 +44,19 @@ TRY, SET_UP, RUN, USE, OWN = (
 )
 
 COMMANDS = {
-    "demo": Entry(TRY, "smpc_fl.nodes.cli_nodes", "demo", "Four hospitals train one model, on this machine."),
-    "keygen": Entry(SET_UP, "smpc_fl.nodes.cli_members", "keygen", "Make a node's key, or the federation key."),
-    "roster": Entry(SET_UP, "smpc_fl.nodes.cli_members", "roster", "List the members, sign the list, accept it."),
-    "certificate": Entry(SET_UP, "smpc_fl.nodes.cli_members", "certificate", "Make a CA and certificates for wss://."),
-    "init": Entry(SET_UP, "smpc_fl.nodes.cli_init", "init", "Write a commented config for a role."),
-    "owner": Entry(RUN, "smpc_fl.nodes.cli_nodes", "owner", "Run a data owner's node."),
-    "aggregator": Entry(RUN, "smpc_fl.nodes.cli_nodes", "aggregator", "Run an aggregator."),
-    "coordinator": Entry(RUN, "smpc_fl.nodes.cli_nodes", "coordinator", "Run the coordinator."),
-    "up": Entry(RUN, "smpc_fl.nodes.cli_nodes", "up", "Run all nodes on this machine, until Ctrl-C."),
-    "run": Entry(USE, "smpc_fl.nodes.cli_nodes", "run", "Run the secure rounds of a job file."),
-    "status": Entry(USE, "smpc_fl.nodes.cli_nodes", "status", "Show members, runs and traffic."),
-    "datasets": Entry(OWN, "smpc_fl.nodes.cli_owner", "datasets", "Publish datasets, with a mock for researchers."),
-    "requests": Entry(OWN, "smpc_fl.nodes.cli_owner", "requests", "List, show, approve or reject requests."),
+    "demo": Entry(TRY, "smpc_fl.nodes.cli.nodes", "demo", "Four hospitals train one model, on this machine."),
+    "keygen": Entry(SET_UP, "smpc_fl.nodes.cli.members", "keygen", "Make a node's key, or the federation key."),
+    "roster": Entry(SET_UP, "smpc_fl.nodes.cli.members", "roster", "List the members, sign the list, accept it."),
+    "certificate": Entry(SET_UP, "smpc_fl.nodes.cli.members", "certificate", "Make a CA and certificates for wss://."),
+    "init": Entry(SET_UP, "smpc_fl.nodes.cli.init", "init", "Write a commented config for a role."),
+    "owner": Entry(RUN, "smpc_fl.nodes.cli.nodes", "owner", "Run a data owner's node."),
+    "aggregator": Entry(RUN, "smpc_fl.nodes.cli.nodes", "aggregator", "Run an aggregator."),
+    "coordinator": Entry(RUN, "smpc_fl.nodes.cli.nodes", "coordinator", "Run the coordinator."),
+    "up": Entry(RUN, "smpc_fl.nodes.cli.nodes", "up", "Run all nodes on this machine, until Ctrl-C."),
+    "run": Entry(USE, "smpc_fl.nodes.cli.nodes", "run", "Run the secure rounds of a job file."),
+    "status": Entry(USE, "smpc_fl.nodes.cli.nodes", "status", "Show members, runs and traffic."),
+    "datasets": Entry(OWN, "smpc_fl.nodes.cli.owner", "datasets", "Publish datasets, with a mock for researchers."),
+    "requests": Entry(OWN, "smpc_fl.nodes.cli.owner", "requests", "List, show, approve or reject requests."),
 }
 
 

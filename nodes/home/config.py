@@ -16,8 +16,8 @@ from msgspec import Meta
 
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.nodes.addresses import PLAINTEXT_WORDS, check_listen
-from smpc_fl.nodes.toml_text import description_of, struct_to_toml
+from smpc_fl.nodes.home.toml_text import description_of, struct_to_toml
+from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS, check_listen
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]

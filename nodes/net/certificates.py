@@ -26,7 +26,7 @@ from cryptography.hazmat.primitives.serialization import (
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.files import read, write_new
+from smpc_fl.nodes.home.files import read, write_new
 
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 825

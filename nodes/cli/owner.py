@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from smpc_fl.errors import BadInput
-from smpc_fl.nodes.config import OwnerConfig, load
-from smpc_fl.nodes.datasets import TargetType, add_from_files, read_dataset
+from smpc_fl.nodes.home.config import OwnerConfig, load
 from smpc_fl.nodes.ledger.base import Dataset, Ledger, Request, TensorInfo, describe, open_ledger, printable
+from smpc_fl.nodes.ledger.datasets import TargetType, add_from_files, read_dataset
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 SHORT = 16

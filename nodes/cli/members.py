@@ -8,12 +8,12 @@ import click
 
 from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.nodes import roster_file
-from smpc_fl.nodes.addresses import parse_address
-from smpc_fl.nodes.config import load_any
-from smpc_fl.nodes.files import private_folder, replace, write_new
-from smpc_fl.nodes.keys import load_key, make_key, public_path, read_public
-from smpc_fl.nodes.membership import LATEST, accepted_membership, read_signed
+from smpc_fl.nodes.home import roster_file
+from smpc_fl.nodes.home.config import load_any
+from smpc_fl.nodes.home.files import private_folder, replace, write_new
+from smpc_fl.nodes.home.keys import load_key, make_key, public_path, read_public
+from smpc_fl.nodes.home.membership import LATEST, accepted_membership, read_signed
+from smpc_fl.nodes.net.addresses import parse_address
 from smpc_fl.roster import ROLES, Member, Membership, Role, Roster, accept_update, everybody, open_roster, sign_roster
 
 FILE = click.Path(path_type=Path, dir_okay=False)
@@ -179,7 +179,7 @@ def certificate(folder: Path, name: str, hosts: tuple[str, ...], ca_name: str) -
     smpc-fl certificate tls coordinator coordinator.example.org 10.0.0.1
     smpc-fl certificate tls aggregator-1 10.0.0.2
     """
-    from smpc_fl.nodes.certificates import open_authority, write_certificate
+    from smpc_fl.nodes.net.certificates import open_authority, write_certificate
 
     authority = open_authority(folder, ca_name)
     shown, key = write_certificate(folder, name, hosts, authority)

@@ -12,10 +12,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 
-from smpc_fl.nodes.heart import HOSPITALS, Table
+from smpc_fl.nodes.demo.heart import HOSPITALS, Table
 
 if TYPE_CHECKING:
-    from smpc_fl.nodes.demo import SplitResult
+    from smpc_fl.nodes.demo.main import SplitResult
 
 
 def show_hospitals(console: Console, hospitals: Mapping[str, Table]) -> None:

@@ -19,11 +19,11 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 
 from smpc_fl.errors import SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
-from smpc_fl.nodes.addresses import parse_address
-from smpc_fl.nodes.handshake import LocalMember, authenticate
-from smpc_fl.nodes.link import Limits, Link
-from smpc_fl.nodes.pump import report_bug
-from smpc_fl.nodes.server import Handler, OnRefused
+from smpc_fl.nodes.net.addresses import parse_address
+from smpc_fl.nodes.net.handshake import LocalMember, authenticate
+from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.pump import report_bug
+from smpc_fl.nodes.net.server import Handler, OnRefused
 from smpc_fl.protocols.messages import Signed
 
 BACKOFF = (0.05, 5.0)

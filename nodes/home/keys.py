@@ -13,7 +13,7 @@ from pathlib import Path
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput, ConfigInvalid
 from smpc_fl.identity import Identity, PublicIdentity
-from smpc_fl.nodes.files import read, write_new
+from smpc_fl.nodes.home.files import read, write_new
 from smpc_fl.secret import Secret
 
 HEADER = "smpc-fl private key, keep it to yourself: "

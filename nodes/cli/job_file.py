@@ -23,7 +23,7 @@ from rich.table import Table
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
 from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
 from smpc_fl.nodes.client import Federation, connect
-from smpc_fl.nodes.config import ResearcherConfig, load
+from smpc_fl.nodes.home.config import ResearcherConfig, load
 
 if TYPE_CHECKING:
     from smpc_fl.nodes.training_run import Run
@@ -151,7 +151,7 @@ def _where(job: JobFile, path: Path, config: Path) -> Callable[[], AbstractConte
             )
         loaded = load(config, ResearcherConfig)
         return lambda: connect(loaded)
-    from smpc_fl.nodes.datasets import read_dataset
+    from smpc_fl.nodes.ledger.datasets import read_dataset
     from smpc_fl.nodes.local import LocalFederation
 
     local = job.local
@@ -192,7 +192,7 @@ def _plan(model: Model, folder: Path, step: TrainStep) -> Plan:
 def _dense(layers: tuple[int, ...], fill_missing: bool) -> Any:
     from torch import nn
 
-    from smpc_fl.nodes.job_models import FillMissing
+    from smpc_fl.nodes.cli.job_models import FillMissing
 
     modules: list[nn.Module] = [FillMissing()] if fill_missing else []
     for number, (inputs, outputs) in enumerate(itertools.pairwise(layers)):

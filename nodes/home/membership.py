@@ -11,8 +11,8 @@ from pathlib import Path
 
 from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.nodes.config import NodeConfig, OwnerConfig
-from smpc_fl.nodes.files import private_folder, read, replace
+from smpc_fl.nodes.home.config import NodeConfig, OwnerConfig
+from smpc_fl.nodes.home.files import private_folder, read, replace
 from smpc_fl.roster import MAX_ROSTER, Member, Membership, Role, accept_update, everybody, nobody, open_roster
 
 LATEST = "roster.latest"

@@ -24,7 +24,7 @@ from websockets.protocol import State
 from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.nodes.framing import MAX_ENVELOPE, PIECE, Accept, Incoming, frame_size, outgoing
+from smpc_fl.nodes.net.framing import MAX_ENVELOPE, PIECE, Accept, Incoming, frame_size, outgoing
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Awaitable, Callable
 
 from smpc_fl.errors import InternalError, SmpcError
-from smpc_fl.nodes.framing import Sink
-from smpc_fl.nodes.link import OUR_BUG, POLICY, Link
+from smpc_fl.nodes.net.framing import Sink
+from smpc_fl.nodes.net.link import OUR_BUG, POLICY, Link
 from smpc_fl.protocols.messages import Signed
 
 log = logging.getLogger(__name__)

@@ -6,8 +6,8 @@ import ssl
 from pathlib import Path
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.addresses import check_dial
-from smpc_fl.nodes.config import NodeConfig
+from smpc_fl.nodes.home.config import NodeConfig
+from smpc_fl.nodes.net.addresses import check_dial
 
 
 def server_context(certificate: Path, key: Path) -> ssl.SSLContext:

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
-from smpc_fl.nodes.link import POLICY, Link
+from smpc_fl.nodes.net.link import POLICY, Link
 from smpc_fl.protocols.messages import Signed
 
 OnLink = Callable[[Link], None]

@@ -15,7 +15,7 @@ from torch import nn
 
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.training import train_locally
-from smpc_fl.nodes.heart import HeartModel, Labels, Table
+from smpc_fl.nodes.demo.heart import HeartModel, Labels, Table
 from smpc_fl.plans.plan import Plan
 from smpc_fl.protocols.work import train_round
 

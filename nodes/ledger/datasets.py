@@ -25,7 +25,7 @@ import numpy as np
 from smpc_fl.errors import DatasetInvalid
 from smpc_fl.hashing import digest
 from smpc_fl.nodes.ledger.base import Array, Dataset, Ledger
-from smpc_fl.nodes.tables import read_csv, read_npz, read_parquet, read_safetensors, require
+from smpc_fl.nodes.ledger.tables import read_csv, read_npz, read_parquet, read_safetensors, require
 
 TargetType = Literal["auto", "class", "number"]
 

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import structlog
 
 from smpc_fl.errors import SmpcError
-from smpc_fl.nodes.addresses import parse_listen
-from smpc_fl.nodes.config import AggregatorConfig, CoordinatorConfig, NodeConfig
-from smpc_fl.nodes.dialer import Dialer
-from smpc_fl.nodes.handshake import LocalMember
-from smpc_fl.nodes.server import Handler, Listener, listening_socket, serve
-from smpc_fl.nodes.tls import dial_tls, listen_tls
+from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig
+from smpc_fl.nodes.net.addresses import parse_listen
+from smpc_fl.nodes.net.dialer import Dialer
+from smpc_fl.nodes.net.handshake import LocalMember
+from smpc_fl.nodes.net.server import Handler, Listener, listening_socket, serve
+from smpc_fl.nodes.net.tls import dial_tls, listen_tls
 
 if TYPE_CHECKING:
     from smpc_fl.nodes.node import Node

@@ -9,8 +9,7 @@ from typing import Any, Literal
 import click
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.addresses import PLAINTEXT_WORDS
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.home.config import (
     CONFIGS,
     AggregatorConfig,
     CoordinatorConfig,
@@ -22,9 +21,10 @@ from smpc_fl.nodes.config import (
     Tls,
     to_toml,
 )
-from smpc_fl.nodes.files import write_new
-from smpc_fl.nodes.keys import read_public
-from smpc_fl.nodes.toml_text import struct_to_toml
+from smpc_fl.nodes.home.files import write_new
+from smpc_fl.nodes.home.keys import read_public
+from smpc_fl.nodes.home.toml_text import struct_to_toml
+from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)

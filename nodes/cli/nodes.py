@@ -11,8 +11,8 @@ from typing import Any
 import click
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.check import check as check_config
-from smpc_fl.nodes.config import (
+from smpc_fl.nodes.cli.check import check as check_config
+from smpc_fl.nodes.home.config import (
     AggregatorConfig,
     CoordinatorConfig,
     NodeConfig,
@@ -113,7 +113,7 @@ def coordinator(config: Path, check: bool, listen_fd: int | None, with_parent: b
 @CHECK
 def up(federation: Path, check: bool) -> None:
     """Run all nodes listed under `nodes` in FEDERATION.toml, on this machine, logs side by side, until Ctrl-C."""
-    from smpc_fl.nodes.up import Child, run_all
+    from smpc_fl.nodes.cli.up import Child, run_all
 
     config = load(federation, ResearcherConfig)
     if not config.nodes:
@@ -142,7 +142,7 @@ def up(federation: Path, check: bool) -> None:
 def run(job: Path, config: Path, output: Path | None, check: bool) -> None:
     """Run the secure rounds that JOB.toml describes, against the federation of --config or a local one."""
     with _log_of("warning"):
-        _call("smpc_fl.nodes.job_file", "run_job", job, config=config, output=output, check=check)
+        _call("smpc_fl.nodes.cli.job_file", "run_job", job, config=config, output=output, check=check)
 
 
 @click.command()
@@ -166,4 +166,4 @@ def status(config: Path, check: bool) -> None:
 def demo(output: Path, splits: int, rounds: int, aggregators: int) -> None:
     """Four real hospitals (UCI heart disease, 920 patients) train one model, each in its own process on this machine,
     and the result is compared with plain FedAvg, with pooled training and with each hospital alone."""
-    _call("smpc_fl.nodes.demo", "main", output=output, splits=splits, rounds=rounds, aggregators=aggregators)
+    _call("smpc_fl.nodes.demo.main", "main", output=output, splits=splits, rounds=rounds, aggregators=aggregators)

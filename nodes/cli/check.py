@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import ParamSpec
 
 from smpc_fl.errors import ConfigInvalid, SmpcError
-from smpc_fl.nodes.addresses import check_dial, parse_address
-from smpc_fl.nodes.certificates import expiry_of, hosts_of
-from smpc_fl.nodes.config import AggregatorConfig, CoordinatorConfig, NodeConfig, OwnerConfig, ResearcherConfig
-from smpc_fl.nodes.files import private_folder
-from smpc_fl.nodes.keys import load_key
-from smpc_fl.nodes.membership import LiveMembership
-from smpc_fl.nodes.tls import client_context, server_context
+from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig, OwnerConfig, ResearcherConfig
+from smpc_fl.nodes.home.files import private_folder
+from smpc_fl.nodes.home.keys import load_key
+from smpc_fl.nodes.home.membership import LiveMembership
+from smpc_fl.nodes.net.addresses import check_dial, parse_address
+from smpc_fl.nodes.net.certificates import expiry_of, hosts_of
+from smpc_fl.nodes.net.tls import client_context, server_context
 from smpc_fl.roster import Member, Membership
 
 P = ParamSpec("P")

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import Meta
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.nodes.files import read, replace, write_new
-from smpc_fl.nodes.toml_text import struct_to_toml
+from smpc_fl.nodes.home.files import read, replace, write_new
+from smpc_fl.nodes.home.toml_text import struct_to_toml
 from smpc_fl.roster import LISTENERS, Member, Revocation, Role, Roster, encode_roster
 
 HexKey = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]

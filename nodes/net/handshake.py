@@ -32,7 +32,7 @@ from smpc_fl.errors import (
     from_code,
 )
 from smpc_fl.identity import Identity, PublicIdentity
-from smpc_fl.nodes.link import POLICY, Link
+from smpc_fl.nodes.net.link import POLICY, Link
 from smpc_fl.protocols.codec import decode_message, expect, sign, verify
 from smpc_fl.protocols.messages import PROTOCOL_VERSION, Hello, Message, Proof, Refusal, Signed
 

@@ -1,0 +1,1 @@
+"""The demonstration: four hospitals' real patients, and what its harness compares with."""

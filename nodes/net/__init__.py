@@ -1,0 +1,1 @@
+"""How nodes reach one another: sockets, certificates, the handshake, framing, live links."""
