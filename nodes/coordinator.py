@@ -34,6 +34,7 @@ from smpc_fl.protocols.messages import (
     StatusRequest,
     Subscribe,
 )
+from smpc_fl.roster import Role
 
 log = structlog.get_logger()
 
@@ -123,12 +124,12 @@ class Coordinator(Node):
                     f"a coordinator takes no {type(event.message).__name__} from a researcher", peer=event.sender
                 )
 
-    async def _relay(self, relay: Relay, to: str, role: str, sender: str) -> None:
+    async def _relay(self, relay: Relay, to: str, role: Role, sender: str) -> None:
         """Carry a signed command or answer. It must be its sender's own; what it says is between the two ends."""
         if relay.inner.sender != sender:
             raise WrongRole("a relayed message must be the sender's own", peer=sender)
         try:
-            self.members.key_of(to, role)  # type: ignore[arg-type]
+            self.members.key_of(to, role)
             if not await self.tell(to, Relay(to, relay.inner)):
                 raise UnknownMember(f"{to} is not connected: is its node running?", peer=to)
         except SmpcError as error:

@@ -28,7 +28,7 @@ from smpc_fl.nodes.metrics import NodeMetrics
 from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import Peers
-from smpc_fl.nodes.net.pump import pump
+from smpc_fl.nodes.net.pump import pump, report_bug
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received, Send
 from smpc_fl.protocols.manifest import subject_of
@@ -96,6 +96,8 @@ class Node:
             await work
         except SmpcError as error:
             log.error("background work failed", error=error.code, message=error.message)
+        except Exception as error:
+            report_bug(error, "in the background")
 
     # --- listening ---
 

@@ -17,7 +17,7 @@ from smpc_fl.jobs import AggregateJob, Job, TrainJob
 from smpc_fl.learning.update import assemble
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.pointers.lineage import decode_expression, names
-from smpc_fl.protocols.work import weight_of, work_of
+from smpc_fl.protocols.work import Purpose, weight_of, work_of
 
 if TYPE_CHECKING:
     import torch
@@ -122,10 +122,10 @@ class Holdings:
     # --- work ---
 
     def vector(
-        self, job: Job, purpose: str, round_number: int, model: bytes, *, owner: str, cohort: list[str]
+        self, job: Job, purpose: Purpose, round_number: int, model: bytes, *, owner: str, cohort: list[str]
     ) -> npt.NDArray[np.float64]:
         """This owner's secure vector for one round, float64[dimension]: computed, clipped, weighed."""
-        work = work_of(job, purpose)  # type: ignore[arg-type]
+        work = work_of(job, purpose)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)
             metrics: dict[str, float] = {}

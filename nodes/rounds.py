@@ -18,6 +18,7 @@ import structlog
 
 from smpc_fl.errors import InternalError, Unavailable
 from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.commands import (
     Command,
@@ -130,9 +131,16 @@ class RoundShell:
         self._timers.add(handle)
 
     def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.get_running_loop().create_task(work)
+        task = asyncio.get_running_loop().create_task(self._guard(work))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    @staticmethod
+    async def _guard(work: Coroutine[Any, Any, None]) -> None:
+        try:
+            await work
+        except Exception as error:
+            report_bug(error, "in a round")
 
     def close(self) -> None:
         """Stop waking the machine; what is durable stays."""

@@ -16,7 +16,16 @@ import msgspec
 import numpy as np
 import structlog
 
-from smpc_fl.errors import BadInput, CohortTooSmall, JobNotApproved, RunFailed, SmpcError, Unavailable, from_code
+from smpc_fl.errors import (
+    BadInput,
+    CohortTooSmall,
+    InternalError,
+    JobNotApproved,
+    RunFailed,
+    SmpcError,
+    Unavailable,
+    from_code,
+)
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
 from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
@@ -24,13 +33,14 @@ from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import Aggregate, disassemble
 from smpc_fl.nodes.home.config import CoordinatorPolicy
 from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.nodes.node import Node
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
-from smpc_fl.protocols.manifest import choose_numbers, model_digest
+from smpc_fl.protocols.manifest import Numbers, choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
     JobAnswer,
     JobOffer,
@@ -40,7 +50,7 @@ from smpc_fl.protocols.messages import (
     Signed,
     StartRun,
 )
-from smpc_fl.protocols.work import Work, evaluation_round, purpose_of, train_round, work_of
+from smpc_fl.protocols.work import Purpose, Work, evaluation_round, purpose_of, train_round, work_of
 
 log = structlog.get_logger()
 
@@ -160,13 +170,13 @@ class Run:
             raise CohortTooSmall(
                 f"a cohort of {len(self.cohort)} owners is below k_min = {self.policy.k_min} of this federation: add owners"
             )
-        purposes = ["aggregate"] if isinstance(job, AggregateJob) else ["train"]
+        purposes: list[Purpose] = ["aggregate"] if isinstance(job, AggregateJob) else ["train"]
         if isinstance(job, TrainJob) and job.evaluation is not None:
             purposes.append("evaluate")
         for purpose in purposes:
-            self._numbers(work_of(job, purpose))  # type: ignore[arg-type]
+            self._numbers(work_of(job, purpose))
 
-    def _numbers(self, work: Work) -> Any:
+    def _numbers(self, work: Work) -> Numbers:
         return choose_numbers(
             owners=len(self.cohort),
             clip=work.clip,
@@ -186,7 +196,8 @@ class Run:
     async def on_peer_up(self, peer: str) -> None:
         """Say again what a member may have missed."""
         if peer in self.cohort and self.book.end is None:
-            self._answers.pop(peer, None) if self.state == "waiting" else None
+            if self.state == "waiting":
+                self._answers.pop(peer, None)
             await self.node.tell(peer, JobOffer(self.id, self.book.start))
         for shell in [*self._closing, *([self._shell] if self._shell else [])]:
             await shell.feed(PeerUp(peer))
@@ -219,7 +230,11 @@ class Run:
             end = RunState(self.id, "finished", len(self.book.results))
         except SmpcError as error:
             log.warning("run failed", run=self.id.hex(), error=error.code)
-            end = RunState(self.id, "failed", len(self.book.results), error.code, str(error))
+            end = RunState(self.id, "failed", len(self.book.results), error.code, str(error)[:4000])
+        except Exception as error:
+            report_bug(error, "in a run")
+            text = f"the coordinator failed ({type(error).__name__}): its log says where"
+            end = RunState(self.id, "failed", len(self.book.results), InternalError.__name__, text)
         await self._finish(end)
 
     def cancel(self) -> None:
