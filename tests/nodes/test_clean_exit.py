@@ -29,8 +29,8 @@ msgspec.msgpack.Decoder(Planted)
 
 def ended_well(code: str) -> bool:
     environment = os.environ | {"PYTHONMALLOC": "debug"}
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, env=environment)
-    assert "Error" not in ran.stderr.replace("Fatal Python error", ""), ran.stderr
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, env=environment)
+    assert b"Error" not in ran.stderr.replace(b"Fatal Python error", b""), ran.stderr
     return ran.returncode == 0
 
 

@@ -183,7 +183,11 @@ def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
     net = runpy.run_path(str(ROOT / "examples" / "own_data" / "model.py"))["make"]()
     plan = sf.Plan.from_module(net, example=(torch.zeros(4, 4), torch.zeros(4).long()))
     run = fed.train(plan, inputs="x", targets="y", rounds=1000, max_samples=1000)
-    until(lambda: "approval by east, north, south, west" in run.status, "all four are asked")
+    try:
+        until(lambda: "approval by east, north, south, west" in run.status, "all four are asked")
+    except AssertionError:
+        said = [machines.printed(words)[-3000:] for words in ("smpc-fl coordinator", "west/owner.toml")]
+        pytest.fail("\n".join([f"status: {run.status}", str(fed.status()), *said]))
     machines.blocks[:0] = [b for b in DOCUMENT["Walk-through"] if "smpc-fl requests" in b.text]
     machines.decide(run.digest[:16], *CLINICS, "west")
     without = 0
