@@ -161,7 +161,7 @@ def status(config: Path, check: bool) -> None:
 @click.command()
 @click.option("--output", type=FOLDER, default=Path("demo-output"), show_default=True, help="For curves and results.")
 @click.option("--splits", type=click.IntRange(1, 100), default=5, show_default=True, help="Divisions of the patients.")
-@click.option("--rounds", type=click.IntRange(1, 1000), default=15, show_default=True, help="Rounds for each.")
+@click.option("--rounds", type=click.IntRange(1, 1000), default=8, show_default=True, help="Rounds for each.")
 @click.option("--aggregators", type=click.IntRange(2, 16), default=3, show_default=True)
 def demo(output: Path, splits: int, rounds: int, aggregators: int) -> None:
     """Four real hospitals (UCI heart disease, 920 patients) train one model, each in its own process on this machine,

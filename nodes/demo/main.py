@@ -59,7 +59,7 @@ def main(
     *,
     output: Path = Path("demo-output"),
     splits: int = 5,
-    rounds: int = 15,
+    rounds: int = 8,
     aggregators: int = 3,
     console: Console | None = None,
 ) -> list[SplitResult]:

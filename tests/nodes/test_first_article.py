@@ -18,7 +18,7 @@ from torch.nn import functional
 
 import smpc_fl as sf
 
-SEEDS, ROUNDS, EPOCHS, BATCH, LR = 5, 25, 4, 16, 0.1
+SEEDS, ROUNDS, EPOCHS, BATCH, LR = 5, 15, 5, 32, 0.2
 
 
 class Net(nn.Module):
