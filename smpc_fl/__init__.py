@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.local import LocalFederation
     from smpc_fl.nodes.training_run import Round, Run
     from smpc_fl.plans.plan import Plan
-    from smpc_fl.pointers.aggregates import secure_mean, secure_sum
+    from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
     from smpc_fl.pointers.pointer import PointerTensor
 
 _WHERE = {
@@ -41,6 +41,7 @@ _WHERE = {
     "JobNotApproved": "errors",
     "LocalFederation": "nodes.local",
     "LocalTraining": "jobs",
+    "OwnersMissingWarning": "pointers.aggregates",
     "PermissionDenied": "errors",
     "Plan": "plans.plan",
     "PointerTensor": "pointers.pointer",
@@ -49,6 +50,7 @@ _WHERE = {
     "RoundAborted": "errors",
     "Run": "nodes.training_run",
     "RunFailed": "errors",
+    "SaturatedWarning": "pointers.aggregates",
     "SmpcError": "errors",
     "Stop": "jobs",
     "Unavailable": "errors",
@@ -67,6 +69,7 @@ __all__ = [
     "JobNotApproved",
     "LocalFederation",
     "LocalTraining",
+    "OwnersMissingWarning",
     "PermissionDenied",
     "Plan",
     "PointerTensor",
@@ -75,6 +78,7 @@ __all__ = [
     "RoundAborted",
     "Run",
     "RunFailed",
+    "SaturatedWarning",
     "SmpcError",
     "Stop",
     "Unavailable",

@@ -24,6 +24,10 @@ class SaturatedWarning(UserWarning):
     """Some owners' operands had elements beyond ±bound (or NaN), which were saturated: the aggregate is off."""
 
 
+class OwnersMissingWarning(UserWarning):
+    """Some owners dropped out: the aggregate is exact, over the others."""
+
+
 def secure_mean(
     pointers: Sequence[PointerTensor],
     weights: Sequence[float] | None = None,
@@ -37,7 +41,7 @@ def secure_mean(
 
     `weights`: one for each pointer, positive, none over half of their sum; without them each owner weighs by its own
     number of rows, which stays secret (`max_samples` is a public cap on it). `bound`: elements beyond ±bound saturate,
-    and a `SaturatedWarning` says at how many owners. `tolerance`: largest decoding error of an element.
+    and a `SaturatedWarning` says at how many owners; an `OwnersMissingWarning` names owners that dropped out. `tolerance`: largest decoding error of an element.
 
     float64 for operands of float64 and int64, float32 otherwise. Raises `IsolationRefused`, `CohortTooSmall`,
     `WeightOutOfRange`, `ShapeMismatch`, `BadInput` before anything is sent, and what an owner refuses with."""
@@ -101,6 +105,13 @@ def _aggregate(
             f"{result.clipped} of {len(result.included)} owners had elements beyond ±{bound:g} (or NaN), which were "
             "saturated: the aggregate is off; choose a larger bound, or nan_to_num and clamp first",
             SaturatedWarning,
+            stacklevel=3,
+        )
+    missing = sorted({pointer.owner for pointer in pointers} - set(result.included))
+    if missing:
+        warnings.warn(
+            f"{', '.join(missing)} dropped out: the {reduce} is over {', '.join(result.included)} only",
+            OwnersMissingWarning,
             stacklevel=3,
         )
     dtype = torch.float64 if first.dtype in (torch.float64, torch.int64) else torch.float32

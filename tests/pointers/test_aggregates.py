@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
@@ -7,9 +9,11 @@ import torch
 from pointer_world import World, at, three
 
 from smpc_fl.errors import BadInput, CohortTooSmall, IsolationRefused, ShapeMismatch, WeightOutOfRange
+from smpc_fl.jobs import AggregateJob
 from smpc_fl.nodes.registered import holding
-from smpc_fl.pointers.aggregates import SaturatedWarning, secure_mean, secure_sum
+from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
 from smpc_fl.pointers.pointer import PointerTensor
+from smpc_fl.pointers.session import AggregateResult
 
 OWNERS = ["alice", "bob", "carol"]
 
@@ -144,3 +148,15 @@ def test_settings(settings: dict[str, Any]) -> None:
     with pytest.raises(BadInput):
         secure_mean(means(made), **settings)
     assert made.jobs == []
+
+
+def test_owners_that_dropped_out_are_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = three()
+    whole = world.aggregate
+
+    def without_carol(job: AggregateJob, owners: Sequence[str]) -> AggregateResult:
+        return dataclasses.replace(whole(job, owners), included=["alice", "bob"])
+
+    monkeypatch.setattr(world, "aggregate", without_carol)
+    with pytest.warns(OwnersMissingWarning, match="carol dropped out: the sum is over alice, bob only"):
+        secure_sum(means(world), bound=8.0)
