@@ -113,6 +113,9 @@ class Channel:
         self._loop.close()
 
     async def _converse(self, link: Link) -> None:
+        if link.roster_version < self.members.roster_version:
+            # Its operator may be slower than ours: what we ask for next can be about a member that is new.
+            await link.send(self.party.sign(RosterOffer(self.members.signed)))
         if link.roster_version <= self.members.roster_version:
             self._roster_current.set()
         else:

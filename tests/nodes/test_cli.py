@@ -154,7 +154,7 @@ def test_run_status_and_demo(made: OnDisk, monkeypatch: pytest.MonkeyPatch) -> N
 
     shown = Recorder(monkeypatch, "smpc_fl.nodes.demo.main", "main")
     assert call("demo", "--splits", 1).exit_code == 0
-    assert shown.calls == [((), {"output": Path("demo-output"), "splits": 1, "rounds": 15, "aggregators": 3})]
+    assert shown.calls == [((), {"output": Path("demo-output"), "splits": 1, "rounds": 8, "aggregators": 3})]
 
 
 def test_up_starts_what_the_file_lists(made: OnDisk, monkeypatch: pytest.MonkeyPatch) -> None:
