@@ -41,7 +41,8 @@ def secure_mean(
 
     `weights`: one for each pointer, positive, none over half of their sum; without them each owner weighs by its own
     number of rows, which stays secret (`max_samples` is a public cap on it). `bound`: elements beyond ±bound saturate,
-    and a `SaturatedWarning` says at how many owners; an `OwnersMissingWarning` names owners that dropped out. `tolerance`: largest decoding error of an element.
+    and a `SaturatedWarning` says at how many owners; an `OwnersMissingWarning` names owners that dropped out.
+    `tolerance`: largest decoding error of an element.
 
     float64 for operands of float64 and int64, float32 otherwise. Raises `IsolationRefused`, `CohortTooSmall`,
     `WeightOutOfRange`, `ShapeMismatch`, `BadInput` before anything is sent, and what an owner refuses with."""
