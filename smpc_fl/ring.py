@@ -1,12 +1,24 @@
-"""The rings Z_2^32 and Z_2^64: what shares and sums are made of.
+"""The rings Z_2^b, b = 8 to 64: what shares and sums are made of.
 
-An element is an unsigned little-endian machine word, so addition modulo 2^b is the processor's own and b uniform bits
-are a uniform element. Vectors are one-dimensional NumPy arrays. As a signed number an element is read in two's
-complement: 0 .. 2^(b-1) - 1, then -2^(b-1) .. -1.
+In memory an element is an unsigned little-endian machine *word* of 32 bits (b <= 32) or 64, so addition is the
+processor's own and uniform bits are a uniform element. Only its low b bits mean anything: Z_2^b is a quotient of
+Z_2^word, so what arithmetic leaves above them never reaches down. Vectors are one-dimensional NumPy arrays. As a signed
+number an element is read in two's complement: 0 .. 2^(b-1) - 1, then -2^(b-1) .. -1.
+
+On the wire and on disk a vector is *packed*: b bits an element, in blocks of `BLOCK` elements that stand alone. A block
+is b cut into planes of 32, 16, 8, 4, 2 and 1 bits (23 = 16 + 4 + 2 + 1), the lowest bits first, one plane after the
+other:
+
+- a plane of whole bytes holds its bits of every element, little-endian;
+- a plane of p < 8 bits holds, in bits j·p .. j·p + p - 1 of its byte i, those of element i + j · m, where m = p · M / 8
+  is the plane's size in bytes and M the number of elements, rounded up to a multiple of 8 with elements that are 0.
+
+So every step works on contiguous halves, at the speed of memory, where a stream of bits would visit single elements.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,19 +27,25 @@ import numpy.typing as npt
 
 from smpc_fl.errors import BadInput, MalformedMessage, ShapeMismatch
 
+LEAST_BITS, MOST_BITS = 8, 64
+BLOCK = 1 << 15
+"""Elements that are packed together: 128 or 256 KiB of words, which stay in the cache. Sizes add up over blocks."""
+
+Buffer = bytes | bytearray | memoryview
 RingArray = npt.NDArray[np.unsignedinteger[Any]]
 """uint32[n] or uint64[n], little-endian."""
+_Bytes = npt.NDArray[np.uint8]
 
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """Z_2^bits, bits = 32 or 64."""
+    """Z_2^bits, bits = 8 to 64."""
 
     bits: int
 
     def __post_init__(self) -> None:
-        if self.bits not in (32, 64):
-            raise BadInput(f"there is no ring of {self.bits} bits: use 32 or 64")
+        if not LEAST_BITS <= self.bits <= MOST_BITS:
+            raise BadInput(f"there is no ring of {self.bits} bits: use {LEAST_BITS} to {MOST_BITS}")
 
     @property
     def dtype(self) -> np.dtype[np.unsignedinteger[Any]]:
@@ -35,8 +53,13 @@ class Ring:
 
     @property
     def itemsize(self) -> int:
-        """Bytes of one element."""
-        return self.bits // 8
+        """Bytes of one word."""
+        return 4 if self.bits <= 32 else 8
+
+    @property
+    def packed(self) -> bool:
+        """Does an element take fewer bits on the wire than in memory?"""
+        return self.bits not in (32, 64)
 
     @property
     def modulus(self) -> int:
@@ -66,17 +89,59 @@ class Ring:
     def to_signed(self, a: RingArray) -> npt.NDArray[np.int64]:
         """The elements as signed numbers, in a new array."""
         self.check(a)
-        return a.view(f"<i{self.itemsize}").astype(np.int64)
+        spare = 8 * self.itemsize - self.bits
+        signed = a.view(f"<i{self.itemsize}")
+        if spare:
+            signed = signed << spare  # the sign where the word has its own ...
+            signed >>= spare  # ... and copied back over what was above
+        return signed.astype(np.int64, copy=not spare)
 
-    def from_bytes(self, buffer: bytes | bytearray | memoryview, n: int) -> RingArray:
-        """The n elements that `to_bytes` wrote: a view of `buffer`, writable if that is. Raises `MalformedMessage`."""
+    def packed_size(self, n: int) -> int:
+        """Bytes that n elements take when they are packed."""
+        return n * (self.bits // 8) + -(-n // 8) * (self.bits % 8)
+
+    def pack_into(self, words: RingArray, out: memoryview) -> None:
+        """Writes the packed elements to `out`, of `packed_size` bytes. Raises `ShapeMismatch`."""
+        self.check(words)
+        data = np.frombuffer(out, np.uint8)
+        if data.size != self.packed_size(words.size):
+            raise ShapeMismatch(f"{words.size} elements of {self.bits} bits do not pack into {data.size} bytes")
+        if not self.packed:
+            data.view(self.dtype)[:] = words
+            return
+        for part, target in self._blocks(words, data):
+            _pack(self.bits, part, target)
+
+    def unpack_into(self, data: Buffer, words: RingArray) -> None:
+        """Fills `words` with the elements that `pack_into` wrote, each below 2^bits.
+
+        Raises `MalformedMessage` for another size and for padding that is not 0."""
+        self.check(words)
+        source = np.frombuffer(data, np.uint8)
+        if source.size != self.packed_size(words.size):
+            raise MalformedMessage(
+                f"a vector of {words.size} elements of {self.bits} bits is not {source.size} bytes long"
+            )
+        if not self.packed:
+            words[:] = source.view(self.dtype)
+            return
+        for part, packed in self._blocks(words, source):
+            _unpack(self.bits, packed, part)
+
+    def _blocks(self, words: RingArray, data: _Bytes) -> Iterator[tuple[RingArray, _Bytes]]:
+        step = self.packed_size(BLOCK)
+        for number, start in enumerate(range(0, words.size, BLOCK)):
+            yield words[start : start + BLOCK], data[number * step : (number + 1) * step]
+
+    def from_bytes(self, buffer: Buffer, n: int) -> RingArray:
+        """The n words that `to_bytes` wrote: a view of `buffer`, writable if that is. Raises `MalformedMessage`."""
         size = memoryview(buffer).nbytes
         if size != n * self.itemsize:
-            raise MalformedMessage(f"a vector of {n} elements of {self.bits} bits is not {size} bytes long")
+            raise MalformedMessage(f"a vector of {n} words of {8 * self.itemsize} bits is not {size} bytes long")
         return np.frombuffer(buffer, self.dtype)
 
     def to_bytes(self, a: RingArray) -> bytes:
-        """The elements one after the other, little-endian."""
+        """The words one after the other, little-endian."""
         self.check(a)
         return a.tobytes()
 
@@ -100,5 +165,98 @@ RING64 = Ring(64)
 
 
 def ring(bits: int) -> Ring:
-    """The ring of 32 or 64 bits; `BadInput` for another number."""
+    """The ring of 8 to 64 bits; `BadInput` for another number."""
     return Ring(bits)
+
+
+def _planes(bits: int, n: int, data: _Bytes) -> list[tuple[int, npt.NDArray[Any]]]:
+    """A block's planes of whole bytes, the lowest bits first: (bits of an element, unsigned[n], a view of `data`)."""
+    planes: list[tuple[int, npt.NDArray[Any]]] = []
+    first = 0
+    for width in (32, 16, 8):
+        if bits & width:
+            end = first + width
+            planes.append((width, data[first // 8 * n : end // 8 * n].view(f"<u{width // 8}")))
+            first = end
+    return planes
+
+
+def _pack(bits: int, words: RingArray, out: _Bytes) -> None:
+    """One block."""
+    n, first = words.size, 0
+    for width, plane in _planes(bits, n, out):
+        np.right_shift(words, first, out=plane, casting="unsafe")  # the cast drops what is above
+        first += width
+    if bits > first:
+        rest = _rest(n)
+        np.right_shift(words, first, out=rest[:n], casting="unsafe")
+        _fold(bits - first, rest, out[first // 8 * n :])
+
+
+def _unpack(bits: int, data: _Bytes, words: RingArray) -> None:
+    """One block: the highest bits come first and move up for those below."""
+    n = words.size
+    planes = _planes(bits, n, data)
+    if bits % 8:
+        rest = _rest(n)
+        _unfold(bits % 8, data[bits // 8 * n :], rest)
+        if rest[n:].any():
+            raise MalformedMessage("the padding of a packed vector is not 0")
+        planes.append((bits % 8, rest[:n]))
+    words[:] = planes.pop()[1]
+    for width, plane in reversed(planes):
+        np.left_shift(words, width, out=words)
+        np.bitwise_or(words, plane, out=words)
+
+
+def _rest(n: int) -> _Bytes:
+    """Bytes for the last 1 to 7 bits of n elements and of the padding, which is 0."""
+    rest = np.empty(-(-n // 8) * 8, np.uint8)
+    rest[n:] = 0
+    return rest
+
+
+def _lanes(a: _Bytes, padded: int) -> tuple[npt.NDArray[Any], int]:
+    """Bytes, eight at a time where an eighth of the block is whole words; and what repeats a byte in all of a lane."""
+    return (a.view("<u8"), 0x0101010101010101) if padded % 64 == 0 else (a, 1)
+
+
+def _fold(bits: int, rest: _Bytes, out: _Bytes) -> None:
+    """The planes of 4, 2 and 1 bits: the upper half moves above the lower one until the bytes are full."""
+    lanes, ones = _lanes(rest, rest.size)
+    target, _ = _lanes(out, rest.size)
+    first = at = 0
+    for width in (4, 2, 1):
+        if bits & width:
+            plane = lanes >> first
+            plane &= ones * ((1 << width) - 1)
+            shift = 4
+            while shift >= width:
+                lower, upper = np.split(plane, 2)
+                upper <<= shift
+                lower |= upper
+                plane, shift = lower, shift // 2
+            target[at : at + plane.size] = plane
+            first, at = first + width, at + plane.size
+
+
+def _unfold(bits: int, data: _Bytes, rest: _Bytes) -> None:
+    """Undoes `_fold`: the last plane, of the highest bits, first."""
+    lanes, ones = _lanes(rest, rest.size)
+    source, _ = _lanes(data, rest.size)
+    lanes[:] = 0
+    plane, at = np.empty_like(lanes), source.size
+    for width in (1, 2, 4):
+        if bits & width:
+            size = lanes.size * width // 8
+            at -= size
+            plane[:size] = source[at : at + size]
+            for shift, low in ((1, 0x55), (2, 0x33), (4, 0x0F)):
+                if shift >= width:
+                    lower, upper = plane[:size], plane[size : 2 * size]
+                    np.right_shift(lower, shift, out=upper)
+                    upper &= ones * low
+                    lower &= ones * low
+                    size *= 2
+            lanes <<= width
+            lanes |= plane
