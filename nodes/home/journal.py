@@ -1,5 +1,8 @@
 """A node's memory: ordered records in named streams, and named values, in one SQLite file. Acknowledged means durable.
 
+A stream may also have one bulk: megabytes, of which only the newest matter. They go to a file of the spool, sealed, and
+the key to a row of this file, in the transaction of the records that came with them.
+
 One thread writes. Whatever has been asked for while it was busy goes into its next transaction (group commit), so the
 cost of reaching the disk is shared: WAL mode with `synchronous=FULL`, which syncs the log at every commit.
 What is erased is overwritten with zeros in the file (`secure_delete`) and gone from the log (checkpoint, truncated);
@@ -20,18 +23,22 @@ import sqlite3
 import threading
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from smpc_fl.errors import Unavailable
+from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.home.spool import Slot, Spool
 
 GROUP = 256
 """Requests in one transaction, at most."""
 _APPLICATION = 0x534D5043
-_VERSION = 1
+_VERSION = 2
+"""Version 1 had no bulk."""
 _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_stream ON records (stream, id);
 CREATE TABLE IF NOT EXISTS named (key TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS bulk (stream TEXT PRIMARY KEY, file INTEGER NOT NULL, size INTEGER NOT NULL, key BLOB NOT NULL);
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
@@ -42,21 +49,27 @@ Work = Callable[[sqlite3.Connection], object]
 class _Request:
     """One caller's change: all of it is committed, or none."""
 
-    def __init__(self, work: Work, *, erases: bool) -> None:
+    def __init__(self, work: Work, *, erases: bool, bulk: tuple[str, Buffer] | None) -> None:
         self.work = work
         self.erases = erases
+        self.bulk = bulk
+        self.slot: Slot | None = None  # where the bulk was written, if it is the stream's newest
         self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
 
 class Journal:
     """Open one with `Journal.open`. Reads may be called from any thread and see whatever was acknowledged."""
 
-    def __init__(self, path: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection) -> None:
+    def __init__(
+        self, path: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection, spool: Spool
+    ) -> None:
         self.path = path
         self._lock = lock
         self._writer = writer
         self._reader = reader
         self._reading = threading.Lock()
+        self._spool = spool
+        self._spooling = threading.Lock()  # no file is written anew between reading its row and reading it
         self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closed = False
         self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
@@ -75,10 +88,12 @@ class Journal:
                 path.chmod(0o600)  # SQLite gives its log the same mode
                 writer = _connect(path, undo)
                 reader = _connect(path, undo)
+                spool = Spool(path.parent / "spool")
+                spool.keep(_files(writer))
             except (OSError, sqlite3.Error) as error:
                 raise _unavailable(path, "opened", error) from None
             undo.pop_all()
-        return cls(path, lock, writer, reader)
+        return cls(path, lock, writer, reader, spool)
 
     def __enter__(self) -> Self:
         return self
@@ -93,13 +108,20 @@ class Journal:
         an I/O error): nothing was written then, and a later call may succeed."""
         await self.append_all(stream, [(kind, data)])
 
-    async def append_all(self, stream: str, records: Sequence[tuple[str, bytes]]) -> None:
-        """Add records to the end of `stream`: all of them or none. Raises `Unavailable`."""
+    async def append_all(self, stream: str, records: Sequence[tuple[str, bytes]], bulk: Buffer | None = None) -> None:
+        """Add records to the end of `stream`, and replace its bulk if one is given: all of it or nothing, whatever
+        happens. `bulk` is not copied: leave it unchanged until this returns. Raises `Unavailable`."""
         rows = [(stream, kind, data) for kind, data in records]
-        await self._change(lambda db: db.executemany("INSERT INTO records (stream, kind, data) VALUES (?, ?, ?)", rows))
+        await self._change(
+            lambda db: db.executemany("INSERT INTO records (stream, kind, data) VALUES (?, ?, ?)", rows),
+            bulk=None if bulk is None else (stream, bulk),
+        )
 
-    async def erase(self, stream: str, kinds: Collection[str] | None = None) -> None:
-        """Remove a stream's records (of these kinds only, if given) from the file and its log. Raises `Unavailable`."""
+    async def erase(self, stream: str, kinds: Collection[str] | None = None, bulk: bool = True) -> None:
+        """Remove a stream's records (of these kinds only, if given), and its bulk, from the file and its log.
+
+        Of a bulk, the key is overwritten: nothing else opens the sealed bytes, which therefore stay in their file until
+        it serves again. Raises `Unavailable`."""
 
         def work(db: sqlite3.Connection) -> None:
             if kinds is None:
@@ -107,6 +129,8 @@ class Journal:
             else:
                 pairs = [(stream, kind) for kind in kinds]
                 db.executemany("DELETE FROM records WHERE stream = ? AND kind = ?", pairs)
+            if bulk:
+                db.execute("DELETE FROM bulk WHERE stream = ?", (stream,))
 
         await self._change(work, erases=True)
 
@@ -129,6 +153,13 @@ class Journal:
         """(kind, data) of a stream's records, oldest first. Raises `Unavailable`."""
         rows = self._fetch("SELECT kind, data FROM records WHERE stream = ? ORDER BY id", stream)
         return [(str(kind), bytes(data)) for kind, data in rows]
+
+    def read_bulk(self, stream: str) -> bytearray | None:
+        """A stream's bulk, or None. Raises `Unavailable`, also when its file is gone or is not the one that was written
+        (as after the journal came back from a backup and the spool did not)."""
+        with self._spooling:
+            rows = self._fetch("SELECT file, size, key FROM bulk WHERE stream = ?", stream)
+            return self._spool.read(Slot(*rows[0])) if rows else None
 
     def streams(self, prefix: str = "") -> list[str]:
         """Names of the streams that hold a record and start with `prefix`, the one begun first in front."""
@@ -157,7 +188,7 @@ class Journal:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _fetch(self, query: str, *values: str) -> list[tuple[bytes, ...]]:
+    def _fetch(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with self._reading:
             if self._closed:
                 raise _unavailable(self.path, "read", "it is closed")
@@ -166,10 +197,10 @@ class Journal:
             except sqlite3.Error as error:
                 raise _unavailable(self.path, "read", error) from None
 
-    async def _change(self, work: Work, *, erases: bool = False) -> None:
+    async def _change(self, work: Work, *, erases: bool = False, bulk: tuple[str, Buffer] | None = None) -> None:
         if self._closed:
             raise _unavailable(self.path, "written", "it is closed")
-        request = _Request(work, erases=erases)
+        request = _Request(work, erases=erases, bulk=bulk)
         self._requests.put(request)
         # A caller that is cancelled leaves its request behind: it may be in a transaction already.
         await asyncio.shield(asyncio.wrap_future(request.done))
@@ -197,6 +228,8 @@ class Journal:
         try:
             self._transact(group)
         except Exception as error:
+            # A commit whose sync failed may yet be found after a crash: what it refers to stays until the next one.
+            self._sweep(group, {request.slot.file for request in group if request.slot})
             # One request too big for the disk must not take the others with it: each on its own.
             if len(group) > 1:
                 for request in group:
@@ -204,6 +237,7 @@ class Journal:
             else:
                 self._fail(group[0], error)
             return
+        self._sweep(group)
         erasing = [request for request in group if request.erases]
         try:
             if erasing:
@@ -216,19 +250,38 @@ class Journal:
                 request.done.set_result(None)
 
     def _fail(self, request: _Request, error: Exception) -> None:
-        unavailable = isinstance(error, sqlite3.Error)
+        unavailable = isinstance(error, sqlite3.Error | OSError)
         request.done.set_exception(_unavailable(self.path, "written", error) if unavailable else error)
 
     def _transact(self, group: list[_Request]) -> None:
+        self._write_bulk(group)
         self._writer.execute("BEGIN IMMEDIATE")
         try:
             for request in group:
                 request.work(self._writer)
+                if request.bulk and request.slot:
+                    row = (request.bulk[0], request.slot.file, request.slot.size, request.slot.key)
+                    self._writer.execute(
+                        "INSERT OR REPLACE INTO bulk (stream, file, size, key) VALUES (?, ?, ?, ?)", row
+                    )
             self._writer.execute("COMMIT")
         except BaseException:
             if self._writer.in_transaction:
                 self._writer.execute("ROLLBACK")
             raise
+
+    def _write_bulk(self, group: list[_Request]) -> None:
+        """The newest bulk of each stream goes to the disk; what it replaces in the same group never existed."""
+        newest = {request.bulk[0]: (request, request.bulk[1]) for request in group if request.bulk}
+        for request, data in newest.values():
+            with self._spooling:
+                request.slot = self._spool.write(data)
+
+    def _sweep(self, group: list[_Request], doubtful: Collection[int] = ()) -> None:
+        """Let the spool reuse what no row refers to: asked of the table, so that it is true after a failure as well."""
+        if any(request.erases or request.bulk for request in group):
+            with contextlib.suppress(sqlite3.Error), self._spooling:  # asked again after the next change
+                self._spool.keep(_files(self._writer).union(doubtful))
 
     def _truncate_log(self) -> None:
         busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
@@ -256,8 +309,9 @@ def _connect(path: Path, undo: contextlib.ExitStack) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
-    if not _is_ours(connection):
-        if connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
+    version = _version(connection)
+    if version != _VERSION:
+        if version != 1 and connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):
             raise Unavailable(f"{path} is not a journal of this release: move it away, or set another home")
         connection.executescript(_SCHEMA)
         folder = os.open(path.parent, os.O_RDONLY)
@@ -268,9 +322,15 @@ def _connect(path: Path, undo: contextlib.ExitStack) -> sqlite3.Connection:
     return connection
 
 
-def _is_ours(connection: sqlite3.Connection) -> bool:
+def _version(connection: sqlite3.Connection) -> int | None:
+    """The version of a journal, None for what is not one."""
     found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
-    return found == [_APPLICATION, _VERSION]
+    return int(found[1]) if found[0] == _APPLICATION else None
+
+
+def _files(connection: sqlite3.Connection) -> set[int]:
+    """The spool's files that hold the newest bulk of a stream."""
+    return {int(file) for (file,) in connection.execute("SELECT file FROM bulk")}
 
 
 def _unavailable(path: Path, verb: str, error: Exception | str) -> Unavailable:
