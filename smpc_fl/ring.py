@@ -185,7 +185,10 @@ def _pack(bits: int, words: RingArray, out: _Bytes) -> None:
     """One block."""
     n, first = words.size, 0
     for width, plane in _planes(bits, n, out):
-        np.right_shift(words, first, out=plane, casting="unsafe")  # the cast drops what is above
+        if first == 0:
+            np.copyto(plane, words, casting="unsafe")  # the cast drops what is above
+        else:
+            np.right_shift(words, first, out=plane, casting="unsafe")
         first += width
     if bits > first:
         rest = _rest(n)
@@ -221,42 +224,49 @@ def _lanes(a: _Bytes, padded: int) -> tuple[npt.NDArray[Any], int]:
     return (a.view("<u8"), 0x0101010101010101) if padded % 64 == 0 else (a, 1)
 
 
+_LOW = {4: 0x0F, 2: 0x33, 1: 0x55}
+"""By width, the lower one of every two neighbouring fields of that width in a byte."""
+
+
 def _fold(bits: int, rest: _Bytes, out: _Bytes) -> None:
-    """The planes of 4, 2 and 1 bits: the upper half moves above the lower one until the bytes are full."""
+    """Writes the planes of 4, 2 and 1 bits of `rest` to `out`.
+
+    Each step halves the width of the field that a byte has for an element, 8 bits at first: the upper half of the
+    elements moves into the spare bits of the lower one, those of the plane apart from those that are left."""
     lanes, ones = _lanes(rest, rest.size)
     target, _ = _lanes(out, rest.size)
-    first = at = 0
-    for width in (4, 2, 1):
+    width, at = 8, 0
+    while bits:
+        width //= 2
+        low, size = ones * _LOW[width], lanes.size // 2
+        lower, upper = lanes[:size], lanes[size:]
+        lanes = (lower & low) | ((upper & low) << width)
         if bits & width:
-            plane = lanes >> first
-            plane &= ones * ((1 << width) - 1)
-            shift = 4
-            while shift >= width:
-                lower, upper = np.split(plane, 2)
-                upper <<= shift
-                lower |= upper
-                plane, shift = lower, shift // 2
-            target[at : at + plane.size] = plane
-            first, at = first + width, at + plane.size
+            target[at : at + size] = lanes
+            bits, at = bits - width, at + size
+            if bits:
+                lanes = ((lower >> width) & low) | (upper & (low << width))
 
 
 def _unfold(bits: int, data: _Bytes, rest: _Bytes) -> None:
-    """Undoes `_fold`: the last plane, of the highest bits, first."""
+    """Undoes `_fold`, from its last step to its first."""
     lanes, ones = _lanes(rest, rest.size)
     source, _ = _lanes(data, rest.size)
-    lanes[:] = 0
-    plane, at = np.empty_like(lanes), source.size
+    above, at = lanes[:0], source.size  # fields of the bits above the plane's, once there are some
     for width in (1, 2, 4):
+        low, size = ones * _LOW[width], lanes.size * width // 8
+        both = lanes if width == 4 else np.empty(2 * size, lanes.dtype)
+        lower, upper = both[:size], both[size:]
         if bits & width:
-            size = lanes.size * width // 8
-            at -= size
-            plane[:size] = source[at : at + size]
-            for shift, low in ((1, 0x55), (2, 0x33), (4, 0x0F)):
-                if shift >= width:
-                    lower, upper = plane[:size], plane[size : 2 * size]
-                    np.right_shift(lower, shift, out=upper)
-                    upper &= ones * low
-                    lower &= ones * low
-                    size *= 2
-            lanes <<= width
-            lanes |= plane
+            plane, at = source[at - size : at], at - size
+            np.bitwise_and(plane, low, out=lower)
+            np.bitwise_and(plane >> width, low, out=upper)
+            if above.size:
+                lower |= (above & low) << width
+                upper |= above & (low << width)
+        elif above.size:
+            np.bitwise_and(above, low, out=lower)
+            np.bitwise_and(above >> width, low, out=upper)
+        else:
+            continue
+        above = both
