@@ -4,7 +4,8 @@
     ─────────  ────────────────────────  ─────────  ──────────────────────────────────────────────
     EMPTY      PrekeyRequest             PREPARED   Prepared -> Prekey
     PREPARED   ManifestOffer             OPEN       Accepted -> Endorsement
-    OPEN       SeedReport, VectorReport  OPEN       ShareTaken -> Receipt
+    OPEN       SeedReport                OPEN       SeedTaken -> Receipt
+    OPEN       VectorReport              OPEN       VectorAdded, with the sum -> Receipt
     OPEN       all in, FreezeRequest,    FROZEN     Frozen -> FrozenList
                deadline
     FROZEN     FrozenLists               VOTED      Voted -> Vote (for S, or an abort)
@@ -17,17 +18,24 @@
 
 Everything is idempotent: a message that comes again gets the same answer again; in a later state a `ManifestOffer` gets
 everything that was said since. `TRANSITIONS` is this table as data; the documentation's diagram is drawn from it.
+
+Memory and disk do not grow with the number of owners: a vector carries the receipts of all seed holders, so it is added to
+the one sum as soon as it is whole, and forgotten; seeds become streams only at the release, chunk by chunk. A vector in
+the sum cannot be taken out again: an agreed set that lacks its owner is voted down.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+
+import numpy as np
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import (
     DecryptionFailed,
     Equivocation,
+    InternalError,
     MalformedMessage,
     ManifestRefused,
     ReportTooLate,
@@ -36,7 +44,9 @@ from smpc_fl.errors import (
     UnknownMember,
     WrongRole,
 )
+from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols import vectors
 from smpc_fl.protocols.codec import decode, expect
 from smpc_fl.protocols.commands import (
     Command,
@@ -84,13 +94,15 @@ from smpc_fl.protocols.records import (
     Prepared,
     Record,
     Released,
-    ShareTaken,
+    SeedTaken,
+    VectorAdded,
     Voted,
 )
-from smpc_fl.ring import ring
+from smpc_fl.protocols.vectors import Parallel, VectorOpener
+from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, add_seed_into, carrier, commitment, report_id
+from smpc_fl.shares import Context, carrier, commitment, commitment_to, report_id, stream
 
 
 class State(Enum):
@@ -125,6 +137,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 }
 """Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
+_ENDED = (State.ABORTED, State.CLOSED)
+
 _SPOKEN_BY_COORDINATOR = (
     PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, AbortRequest, ReleaseReceipt
 )  # fmt: skip
@@ -134,15 +148,26 @@ class AggregatorRound:
     """One (run, round, attempt) at one aggregator."""
 
     def __init__(
-        self, party: Party, rules: Rules, key: tuple[bytes, int, int], *, coordinator: str, entropy: Entropy
+        self,
+        party: Party,
+        rules: Rules,
+        key: tuple[bytes, int, int],
+        *,
+        coordinator: str,
+        entropy: Entropy,
+        parallel: Parallel = vectors.serial,
     ) -> None:
         self.party, self.rules, self.key, self.coordinator = party, rules, key, coordinator
         self.state = State.EMPTY
         self.manifest: Manifest | None = None
         self.manifest_hash = b""
-        self._entropy = entropy
+        self._entropy, self._parallel = entropy, parallel
         self._prekey: KeyPair | None = None
-        self._shares: dict[str, ShareTaken] = {}
+        self._reports: dict[str, bytes] = {}
+        self._seeds: dict[str, bytes] = {}
+        self._sum: RingArray | None = None  # of the vectors that this aggregator carries
+        self._copy: RingArray | None = None
+        self._partial: Send | None = None
         self._entries: list[Entry] = []
         self._vote: Voted | None = None
         self._abort_reason = ""
@@ -156,14 +181,20 @@ class AggregatorRound:
         rules: Rules,
         key: tuple[bytes, int, int],
         records: Sequence[Record],
+        bulk: bytearray | None = None,
         *,
         coordinator: str,
         entropy: Entropy,
+        parallel: Parallel = vectors.serial,
     ) -> AggregatorRound:
-        """The machine as it was when the last of `records` became durable."""
-        machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy)
+        """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one."""
+        machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy, parallel=parallel)
         for record in records:
             machine._apply(record)
+        if bulk is not None and machine.manifest is not None:
+            machine._sum = ring(machine.manifest.ring_bits).from_bytes(bulk, machine.manifest.dimension)
+        elif any(isinstance(record, VectorAdded) for record in records) and machine.state not in _ENDED:
+            raise InternalError("an aggregator's journal has lost the sum of the vectors that it has acknowledged")
         return machine
 
     def _apply(self, record: Record) -> None:
@@ -173,10 +204,13 @@ class AggregatorRound:
             case Accepted(manifest=signed):
                 self.state, self.manifest_hash = State.OPEN, manifests.manifest_hash(signed)
                 self.manifest = decode(signed.body, Manifest)
-            case ShareTaken(owner=owner):
-                self._shares[owner] = record
+            case SeedTaken(owner=owner, report_id=id_, seed=seed):
+                self._reports[owner], self._seeds[owner] = id_, seed
+            case VectorAdded(owner=owner, report_id=id_):
+                self._reports[owner] = id_
             case Frozen(entries=entries):
                 self.state, self._entries = State.FROZEN, entries
+                self._reports = {entry.owner: entry.report_id for entry in entries}
             case Voted():
                 self.state, self._vote = State.VOTED, record
             case Released():
@@ -190,11 +224,12 @@ class AggregatorRound:
                 self._forget()
 
     def _forget(self) -> None:
-        self._prekey, self._shares = None, {}
+        self._prekey, self._seeds = None, {}
+        self._sum = self._copy = self._partial = None
 
-    def _keep(self, record: Record) -> Persist:
+    def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None) -> Persist:
         self._apply(record)
-        return Persist(record)
+        return Persist(record, bulk)
 
     # --- events ---
 
@@ -217,7 +252,7 @@ class AggregatorRound:
                 raise TypeError(f"an aggregator gets no {type(event).__name__}")
 
     def _wake(self) -> list[Command]:
-        if self.state in (State.ABORTED, State.CLOSED):
+        if self.state in _ENDED:
             return [EraseSecrets()]  # a crash may have come between the record and the erasure
         return [WakeAt(self.manifest.deadline)] if self.manifest and self.state is State.OPEN else []
 
@@ -264,8 +299,8 @@ class AggregatorRound:
         if self.manifest is None or hash_ != self.manifest_hash:
             raise ManifestRefused("this is about a manifest that this aggregator has not accepted")
 
-    def _say(self, message: Message, attachment: bytes | None = None) -> Send:
-        return Send(self.coordinator, self.party.sign(message), attachment)
+    def _say(self, message: Message) -> Send:
+        return Send(self.coordinator, self.party.sign(message))
 
     # --- manifest ---
 
@@ -305,6 +340,45 @@ class AggregatorRound:
     # --- reports ---
 
     def _report(self, owner: str, message: SeedReport | VectorReport, attachment: object) -> list[Command]:
+        id_ = self._admit(owner, message)
+        receipt = Send(owner, self.party.sign(Receipt(self.manifest_hash, owner, id_)))
+        if owner in self._reports:
+            return [receipt]
+        channel = self._channel(owner, message, id_)
+        if isinstance(message, SeedReport):
+            seed, blinder = channel.open_seed(message.sealed)
+            self._check_commitment(owner, message, commitment(blinder, seed))
+            kept = self._keep(SeedTaken(owner, id_, seed))
+        else:
+            opener = self._opened(owner, message, attachment)
+            self._check_commitment(owner, message, commitment_to(channel.open_blinder(message.sealed), opener.finish()))
+            self._add(opener.words)
+            kept = self._keep(VectorAdded(owner, id_), self._snapshot)
+        commands: list[Command] = [kept, receipt]
+        assert self.manifest is not None
+        if len(self._reports) == len(self.manifest.cohort):
+            commands += self._freeze()
+        return commands
+
+    def expect(
+        self, owner: str, message: VectorReport, words: Callable[[], RingArray] | None = None
+    ) -> VectorOpener | None:
+        """Where the sealed vector that comes with this report goes, fragment by fragment; then it is `Received` with this
+        opener as its attachment. None when the report was taken before. `words` gives the place, ring[d], to open it in.
+
+        Raises what is wrong with the report, before a byte of the vector is read."""
+        id_ = self._admit(owner, message)
+        if owner in self._reports:
+            return None
+        assert self.manifest is not None
+        of, n = ring(self.manifest.ring_bits), self.manifest.dimension
+        key = self._channel(owner, message, id_).vector_key()
+        return VectorOpener(
+            vectors.stream(key, self.manifest_hash, of, n), of, words() if words else np.empty(n, of.dtype)
+        )
+
+    def _admit(self, owner: str, message: SeedReport | VectorReport) -> bytes:
+        """The report's id, if it may come from this owner now (or came before). Raises what is wrong with it."""
         self._bound(message.manifest_hash)
         manifest = self.manifest
         assert manifest is not None
@@ -314,12 +388,10 @@ class AggregatorRound:
         if len(message.commitments) != len(aggregators):
             raise MalformedMessage("a report needs one commitment for each aggregator", peer=owner, phase="report")
         id_ = report_id(message.commitments)
-        receipt = Send(owner, self.party.sign(Receipt(self.manifest_hash, owner, id_)))
-        taken = self._taken(owner)
-        if taken is not None:
-            if taken != id_:
+        if owner in self._reports:
+            if self._reports[owner] != id_:
                 raise Equivocation("another report where one was taken: the first counts", peer=owner, phase="report")
-            return [receipt]
+            return id_
         if self.state is not State.OPEN:
             raise ReportTooLate("the list of this round's reports is frozen", peer=owner, phase="report")
         carries = carrier(owner, manifest.cohort, manifest.round, aggregators) == self.party.id
@@ -327,30 +399,13 @@ class AggregatorRound:
             raise MalformedMessage(
                 "this owner's vector goes to its carrier, and only there", peer=owner, phase="report"
             )
-        share, blinder = self._open(owner, message, id_, attachment)
-        own = message.commitments[aggregators.index(self.party.id)]
-        if commitment(blinder, share) != own:
-            raise DecryptionFailed("a share does not match its commitment", peer=owner, phase="report")
         if isinstance(message, VectorReport):
             self._check_receipts(owner, message, id_)
-        commands: list[Command] = [self._keep(ShareTaken(owner, id_, share, carries)), receipt]
-        if len(self._shares) == len(manifest.cohort):
-            commands += self._freeze()
-        return commands
+        return id_
 
-    def _taken(self, owner: str) -> bytes | None:
-        """The report id that this aggregator took from `owner`, also after the shares were erased."""
-        if owner in self._shares:
-            return self._shares[owner].report_id
-        return next((entry.report_id for entry in self._entries if entry.owner == owner), None)
-
-    def _open(
-        self, owner: str, message: SeedReport | VectorReport, id_: bytes, attachment: object
-    ) -> tuple[bytes, bytes]:
-        """(share, blinder) of a sealed report."""
-        assert self.manifest is not None
+    def _channel(self, owner: str, message: SeedReport | VectorReport, id_: bytes) -> Channel:
         assert self._prekey is not None
-        channel = Channel(
+        return Channel(
             own_private=self._prekey.private,
             peer_public=message.ephemeral,
             sender=self.party.key_of(owner, "owner"),
@@ -358,12 +413,38 @@ class AggregatorRound:
             manifest_hash=self.manifest_hash,
             about=id_,
         )
-        if isinstance(message, SeedReport):
-            return channel.open_seed(message.sealed)
-        size = self.manifest.dimension * ring(self.manifest.ring_bits).itemsize
+
+    def _opened(self, owner: str, message: VectorReport, attachment: object) -> VectorOpener:
+        """The vector, opened as it came, or now if it came whole."""
+        if isinstance(attachment, VectorOpener):
+            return attachment
         if not isinstance(attachment, bytes | bytearray | memoryview):
             raise MalformedMessage("a vector report comes with the share attached", peer=owner, phase="report")
-        return channel.open_vector(message.sealed, attachment, size)
+        opener = self.expect(owner, message)
+        assert opener is not None
+        opener(attachment)
+        return opener
+
+    def _check_commitment(self, owner: str, message: SeedReport | VectorReport, found: bytes) -> None:
+        assert self.manifest is not None
+        own = manifests.aggregator_ids(self.manifest).index(self.party.id)
+        if message.commitments[own] != found:
+            raise DecryptionFailed("a share does not match its commitment", peer=owner, phase="report")
+
+    def _add(self, words: RingArray) -> None:
+        assert self.manifest is not None
+        of = ring(self.manifest.ring_bits)
+        if self._sum is None:
+            self._sum = of.zeros(self.manifest.dimension)
+        of.add_into(self._sum, words)
+
+    def _snapshot(self) -> memoryview:
+        """The sum as it stands, in a copy that is good until the next one: it goes on growing while this is written."""
+        assert self._sum is not None
+        if self._copy is None:
+            self._copy = np.empty_like(self._sum)
+        np.copyto(self._copy, self._sum)
+        return memoryview(self._copy).cast("B")
 
     def _check_receipts(self, owner: str, message: VectorReport, id_: bytes) -> None:
         """What the carrier acknowledges is complete everywhere: it wants every seed holder's receipt."""
@@ -379,7 +460,7 @@ class AggregatorRound:
     # --- agreement ---
 
     def _freeze(self) -> list[Command]:
-        entries = sorted(Entry(owner, taken.report_id) for owner, taken in self._shares.items())
+        entries = sorted(Entry(owner, id_) for owner, id_ in self._reports.items())
         return [self._keep(Frozen(entries)), *self._since_freeze()]
 
     def _since_freeze(self) -> list[Command]:
@@ -421,6 +502,11 @@ class AggregatorRound:
         agreed = sorted(set.intersection(*lists.values()))
         if len(agreed) < manifest.k_min:
             reason = f"{len(agreed)} complete reports, k_min is {manifest.k_min}"
+            return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
+        lost = self._reports.keys() - self._seeds.keys() - {entry.owner for entry in agreed}
+        if lost:
+            # Every seed holder had receipted them: one of them lost what it had acknowledged, or lies.
+            reason = f"reports that were complete everywhere are not in the agreed set: {', '.join(sorted(lost))}"
             return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
         choice = manifests.set_hash(self.manifest_hash, agreed)
         return [self._keep(Voted(choice, agreed, "")), *self._since_freeze()]
@@ -466,17 +552,15 @@ class AggregatorRound:
 
     def _release(self) -> Send:
         """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
+        if self._partial is None:
+            self._partial = self._seal_partial()
+        return self._partial
+
+    def _seal_partial(self) -> Send:
         manifest, vote = self.manifest, self._vote
         assert manifest is not None
         assert vote is not None
-        of = ring(manifest.ring_bits)
-        total = of.zeros(manifest.dimension)
-        for entry in vote.agreed:
-            taken = self._shares[entry.owner]
-            if taken.carried:
-                of.add_into(total, of.from_bytes(taken.share, manifest.dimension))
-            else:
-                add_seed_into(total, taken.share, of, Context(self.manifest_hash, entry.owner), self.party.id)
+        of, n = ring(manifest.ring_bits), manifest.dimension
         ephemeral = KeyPair.generate(self._entropy)
         channel = Channel(
             own_private=ephemeral.private,
@@ -486,8 +570,17 @@ class AggregatorRound:
             manifest_hash=self.manifest_hash,
             about=vote.choice,
         )
-        sealed = channel.seal_partial(of.to_bytes(total))
-        return self._say(PartialSum(self.manifest_hash, vote.choice, ephemeral.public), sealed)
+        streams = [
+            stream(self._seeds[entry.owner], Context(self.manifest_hash, entry.owner), self.party.id)
+            for entry in vote.agreed
+            if entry.owner in self._seeds
+        ]
+        sealed = vectors.seal_sum(
+            vectors.stream(channel.partial_key(), self.manifest_hash, of, n), of,
+            self._sum if self._sum is not None else of.zeros(n), streams, self._parallel,
+        )  # fmt: skip
+        message = PartialSum(self.manifest_hash, vote.choice, ephemeral.public)
+        return Send(self.coordinator, self.party.sign(message), sealed, vectors.fragment_size(of))
 
     # --- ends ---
 

@@ -6,10 +6,12 @@ That order is the safety argument: a `Persist` that stands before a `Send` is du
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 from smpc_fl.errors import SmpcError
+from smpc_fl.hashing import Buffer
 from smpc_fl.protocols.messages import Message, Signed
 
 # --- commands -----------------------------------------------------------------------------------------------------
@@ -17,24 +19,31 @@ from smpc_fl.protocols.messages import Message, Signed
 
 @dataclass(frozen=True)
 class Persist:
-    """Append a record (`records.py`) to this round's journal, durably."""
+    """Append a record (`records.py`) to this round's journal, durably.
+
+    `bulk` gives the round's large vector as it stands now: bytes that become durable together with the record, in place
+    of those that an earlier one gave. The shell asks for it before the machine gets its next event, unless a later
+    record has a newer one by then."""
 
     record: Any = field(repr=False)
+    bulk: Callable[[], Buffer] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class EraseSecrets:
-    """Delete from this round's journal, beyond recovery, every record whose kind is marked secret (`records.py`)."""
+    """Delete from this round's journal, beyond recovery, the bulk and every record whose kind is marked secret
+    (`records.py`)."""
 
 
 @dataclass(frozen=True)
 class Send:
     """Send an envelope, and what is attached to it, to one member. Lost when there is no connection: machines send
-    again on `PeerUp`."""
+    again on `PeerUp`. `piece`: bytes of the attachment that travel as one fragment; 0 leaves it to the transport."""
 
     to: str
     signed: Signed
-    attachment: bytes | bytearray | memoryview | None = field(default=None, repr=False)
+    attachment: Buffer | None = field(default=None, repr=False)
+    piece: int = 0
 
 
 @dataclass(frozen=True)
@@ -70,12 +79,14 @@ class Start:
 
 @dataclass(frozen=True)
 class Received:
-    """A message whose envelope the shell has verified: it is from roster member `sender`."""
+    """A message whose envelope the shell has verified: it is from roster member `sender`.
+
+    `attachment`: the bytes that came with it, or the `vectors.VectorOpener` that took them as they came."""
 
     sender: str
     message: Message
     signed: Signed
-    attachment: bytes | bytearray | memoryview | None = field(default=None, repr=False)
+    attachment: Any = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)

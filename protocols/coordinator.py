@@ -7,7 +7,7 @@
     COLLECTING  every owner has settled      COLLECTING  FreezeRequest to every aggregator
     COLLECTING  FrozenList of every one      AGREEING    FrozenLists to every aggregator
     AGREEING    Vote of every one, all S     RELEASING   Agreed -> Votes to every aggregator
-    RELEASING   PartialSum of every one      DONE        PartialTaken -> ReleaseReceipt to every aggregator
+    RELEASING   PartialSum of every one      DONE        Summed, with the total -> ReleaseReceipt to every aggregator
     before      a refusal, too few owners,   ABORTING    AbortRequest to every aggregator, with it each abort that
     RELEASING   an abort, two statements                 came: it frees those that are bound by a vote for S
                 where one may be, no answer
@@ -22,7 +22,7 @@ never secrecy. After a restart it offers its manifest again, and gets everything
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
@@ -37,7 +37,9 @@ from smpc_fl.errors import (
     Unavailable,
     from_code,
 )
+from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols import vectors
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
@@ -79,8 +81,8 @@ from smpc_fl.protocols.messages import (
     Votes,
 )
 from smpc_fl.protocols.party import Party
-from smpc_fl.protocols.records import Agreed, Made, Opened, PartialTaken, Record
-from smpc_fl.ring import ring
+from smpc_fl.protocols.records import Agreed, Made, Opened, Record, Summed
+from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
 
@@ -173,7 +175,9 @@ class CoordinatorRound:
         self._said: dict[type[Message], dict[str, Signed]] = {
             kind: {} for kind in (Prekey, Endorsement, FrozenList, Vote, AttemptAborted)
         }
-        self._partials: dict[str, bytes] = {}
+        self._partials: set[str] = set()  # whose partial sum is in the total
+        self._total: RingArray | None = None
+        self._round_offer: Signed | None = None
         self._agreed: list[Entry] = []
         self._asked_freeze = self._relayed_votes = False
         self._why: SmpcError | None = None
@@ -182,9 +186,20 @@ class CoordinatorRound:
     # --- durable state ---
 
     @classmethod
-    def restore(cls, party: Party, plan: RoundPlan, records: Sequence[Record], *, entropy: Entropy) -> CoordinatorRound:
-        """The machine as it was when the last of `records` became durable; signed statements are asked for again."""
+    def restore(
+        cls,
+        party: Party,
+        plan: RoundPlan,
+        records: Sequence[Record],
+        bulk: bytearray | None = None,
+        *,
+        entropy: Entropy,
+    ) -> CoordinatorRound:
+        """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one; signed
+        statements and partial sums are asked for again."""
         machine = cls(party, plan, entropy=entropy)
+        if bulk is not None:
+            machine._total = ring(plan.numbers.ring_bits).from_bytes(bulk, plan.dimension)
         for record in records:
             machine._apply(record)
         return machine
@@ -199,14 +214,12 @@ class CoordinatorRound:
             case Agreed(entries=entries):
                 self.state, self._agreed = State.RELEASING, entries
             case _:
-                assert isinstance(record, PartialTaken)
-                self._partials[record.aggregator] = record.total
-                if self._partials_complete:
-                    self.state = State.DONE
+                assert isinstance(record, Summed)
+                self.state = State.DONE
 
-    def _keep(self, record: Record) -> Persist:
+    def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None) -> Persist:
         self._apply(record)
-        return Persist(record)
+        return Persist(record, bulk)
 
     # --- events ---
 
@@ -367,13 +380,21 @@ class CoordinatorRound:
             manifest_hash=self.manifest_hash,
             about=choice,
         )
-        size = manifest.dimension * ring(manifest.ring_bits).itemsize
-        taken = self._keep(PartialTaken(sender, channel.open_partial(attachment, size)))
-        return [taken, *self._done()] if self._partials_complete else [taken]
+        of, n = ring(manifest.ring_bits), manifest.dimension
+        words = vectors.open_vector(vectors.stream(channel.partial_key(), self.manifest_hash, of, n), of, n, attachment)
+        self._partials.add(sender)
+        if self._total is None:
+            self._total = words
+        else:
+            of.add_into(self._total, words)
+        if len(self._partials) < len(self.plan.aggregators):
+            return []
+        return [self._keep(Summed(), lambda: of.as_buffer(self._result)), *self._done()]
 
     @property
-    def _partials_complete(self) -> bool:
-        return len(self._partials) == len(self.plan.aggregators)
+    def _result(self) -> RingArray:
+        assert self._total is not None
+        return self._total
 
     # --- progress ---
 
@@ -445,8 +466,11 @@ class CoordinatorRound:
         return [made, *self._to_all(ManifestOffer(self._signed))]
 
     def _offer(self, owner: str) -> Send:
-        assert self._signed is not None
-        return Send(owner, self.party.sign(RoundOffer(self._signed, self._all(Endorsement))), self.plan.model)
+        """The same signed words for every owner: signed once for all that are offered together."""
+        if self._round_offer is None:
+            assert self._signed is not None
+            self._round_offer = self.party.sign(RoundOffer(self._signed, self._all(Endorsement)))
+        return Send(owner, self._round_offer, self.plan.model)
 
     def _collecting(self, now: float) -> list[Command]:
         if self._all(FrozenList):
@@ -497,11 +521,6 @@ class CoordinatorRound:
         return [*self._to_all(AbortRequest(plan.run, plan.round, plan.attempt)), WakeAt(self._until)]
 
     def _done(self) -> list[Command]:
-        """The outcome, once every partial sum is durable."""
-        plan = self.plan
-        of = ring(plan.numbers.ring_bits)
-        total = of.zeros(plan.dimension)
-        for partial in self._partials.values():
-            of.add_into(total, of.from_bytes(partial, plan.dimension))
-        outcome = Released(total, tuple(self._agreed), dict(self.refusals), dict(self.reported))
+        """The outcome, once the total is durable."""
+        outcome = Released(self._result, tuple(self._agreed), dict(self.refusals), dict(self.reported))
         return [*self._to_all(ReleaseReceipt(self.manifest_hash)), Finished(outcome)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from smpc_fl.errors import DecryptionFailed, MalformedMessage
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.sealing import channel_key, open_small, open_stream, seal_small, seal_stream, sealed_stream_length
+from smpc_fl.sealing import channel_key, open_small, seal_small
 from smpc_fl.secret import Secret
 
 SEED_BYTES = 32
@@ -64,26 +64,20 @@ class Channel:
             raise DecryptionFailed("a sealed seed has the wrong length", phase="report")
         return opened[:SEED_BYTES], opened[SEED_BYTES:]
 
-    def seal_vector(self, share: bytes, blinder: bytes) -> tuple[bytes, bytes]:
-        """(sealed blinder, sealed share)."""
-        stream = seal_stream(self._key("owner>aggregator vector"), share, self.manifest_hash)
-        return seal_small(self._key("owner>aggregator blinder"), blinder), b"".join(stream)
+    def seal_blinder(self, blinder: bytes) -> bytes:
+        return seal_small(self._key("owner>aggregator blinder"), blinder)
 
-    def open_vector(self, sealed: bytes, attachment: bytes | bytearray | memoryview, size: int) -> tuple[bytes, bytes]:
-        """(share of `size` bytes, blinder)."""
+    def open_blinder(self, sealed: bytes) -> bytes:
+        """The 32 bytes that blind a vector's commitment."""
         blinder = open_small(self._key("owner>aggregator blinder"), sealed)
         if len(blinder) != BLINDER_BYTES:
             raise DecryptionFailed("a sealed blinder has the wrong length", phase="report")
-        share = open_stream(self._key("owner>aggregator vector"), attachment, self.manifest_hash, size)
-        return bytes(share), blinder
+        return blinder
 
-    def seal_partial(self, total: bytes) -> bytes:
-        return b"".join(seal_stream(self._key("aggregator>coordinator partial"), total, self.manifest_hash))
+    def vector_key(self) -> bytes:
+        """The key of the stream that the owner's vector travels in (`vectors.stream`)."""
+        return self._key("owner>aggregator vector")
 
-    def open_partial(self, attachment: bytes | bytearray | memoryview, size: int) -> bytes:
-        return bytes(open_stream(self._key("aggregator>coordinator partial"), attachment, self.manifest_hash, size))
-
-
-def sealed_size(size: int) -> int:
-    """Bytes of a sealed share or partial sum of `size` bytes."""
-    return sealed_stream_length(size)
+    def partial_key(self) -> bytes:
+        """The key of the stream that a partial sum travels in."""
+        return self._key("aggregator>coordinator partial")

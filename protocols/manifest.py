@@ -5,6 +5,7 @@ There is no negotiation: a node takes the manifest as it is or refuses it with t
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -60,8 +61,10 @@ def set_hash(manifest: bytes, agreed: Sequence[Entry]) -> bytes:
 
 
 def model_digest(model: bytes | bytearray | memoryview) -> bytes:
-    """Over the model's float32 little-endian bytes; an aggregate has the empty model."""
-    return digest("smpc-fl/1 model", bytes(model))
+    """Over the model's float32 little-endian bytes; an aggregate has the empty model.
+
+    The bytes go through SHA-256 first, for which processors have instructions: half the time of BLAKE2b."""
+    return digest("smpc-fl/1 model", hashlib.sha256(model).digest())
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,9 @@ comes back from a crash sends the very same report.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -37,7 +38,10 @@ from smpc_fl.errors import (
     from_code,
 )
 from smpc_fl.fixed_point import FixedPoint
+from smpc_fl.hashing import Buffer
+from smpc_fl.prg import add_streams
 from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols import vectors
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
@@ -69,10 +73,13 @@ from smpc_fl.protocols.messages import (
 )
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import Accepted, Closed, Done, Record, Reporting
-from smpc_fl.ring import ring
+from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, carrier, commitment, expand_seed, report_id, split
+from smpc_fl.shares import Context, carrier, commitment, commitment_to, hash_share, report_id, split, stream
+
+if TYPE_CHECKING:
+    from smpc_fl.learning.update import SecureVector
 
 
 class State(Enum):
@@ -129,10 +136,10 @@ class OwnerRound:
         self.manifest_hash = b""
         self.uploaded = 0
         self._entropy = entropy
-        self._encoded: NDArray[np.unsignedinteger] | None = None
+        self._prekeys: dict[str, bytes] = {}
         self._report: Reporting | None = None
-        self._commitments: list[bytes] = []
-        self._vector = b""
+        self._sealed: Buffer | None = None  # the vector, as it travels to the carrier
+        self._encoded: RingArray | None = None  # between two attempts only: a sealed report stands for it otherwise
         self._receipts: dict[str, Signed] = {}
         self._end: Done | None = None
         self._computing = False
@@ -147,50 +154,52 @@ class OwnerRound:
         key: tuple[bytes, int],
         expected: Expected | None,
         records: Sequence[Record],
+        bulk: Buffer | None = None,
         *,
         coordinator: str,
         entropy: Entropy,
     ) -> OwnerRound:
-        """The machine as it was when the last of `records` became durable."""
+        """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one."""
         machine = cls(party, rules, key, expected, coordinator=coordinator, entropy=entropy)
-        for record in records:
+        last = max((i for i, record in enumerate(records) if isinstance(record, Reporting)), default=-1)
+        for i, record in enumerate(records):
+            machine._sealed = bulk if i == last else None if isinstance(record, Reporting) else machine._sealed
             machine._apply(record)
+        if machine.state in (State.SEEDING, State.CARRYING) and machine._sealed is None:
+            machine._apply(Done(b"", "Unavailable", "the owner lost its durable report: it sits this attempt out"))
         return machine
 
     def _apply(self, record: Record) -> None:
         match record:
             case Accepted(manifest=signed):
+                self._unseal()
                 self.manifest, self.manifest_hash = decode(signed.body, Manifest), manifests.manifest_hash(signed)
                 self.state, self._report, self._end, self._receipts = State.COMPUTING, None, None, {}
+                self._prekeys = {}
             case Reporting():
-                self._load(record)
+                self.state, self._report, self._encoded = State.SEEDING, record, None
             case Done(code=code):
                 self.state, self._end = (State.REFUSED if code else State.DONE), record
             case _:
                 assert isinstance(record, Closed)
-                self.state, self._report, self._encoded, self._vector = State.CLOSED, None, None, b""
+                self.state, self._report, self._encoded, self._sealed = State.CLOSED, None, None, None
 
-    def _load(self, report: Reporting) -> None:
-        """The report in full from its durable record: vector = encoded - ΣPRG(seed)."""
-        manifest = self._manifest
-        of = ring(manifest.ring_bits)
+    def _unseal(self) -> None:
+        """The integers that the last attempt shared: its vector, opened, plus the seeds' streams."""
+        if self._report is None or self._sealed is None:
+            return
+        of, n = ring(self._manifest.ring_bits), self._manifest.dimension
         context = Context(self.manifest_hash, self.party.id)
-        encoded = of.from_bytes(report.encoded, manifest.dimension)
-        vector = encoded.copy()
-        for aggregator, seed in report.seeds.items():
-            of.subtract_from(vector, expand_seed(seed, of, manifest.dimension, context, aggregator))
-        self._install(report, encoded, of.to_bytes(vector))
+        words = vectors.open_vector(
+            vectors.stream(self._report.vector_key, self.manifest_hash, of, n), of, n, self._sealed
+        )
+        for _ in add_streams(of, words, [stream(seed, context, a) for a, seed in self._report.seeds.items()]):
+            pass
+        self._encoded, self._sealed = words, None
 
-    def _install(self, report: Reporting, encoded: NDArray[np.unsignedinteger], vector: bytes) -> None:
-        self.state, self._report, self._encoded, self._vector = State.SEEDING, report, encoded, vector
-        self._commitments = [
-            commitment(blinder, report.seeds.get(aggregator, vector))
-            for aggregator, blinder in zip(self._aggregators, report.blinders, strict=True)
-        ]
-
-    def _keep(self, record: Record) -> Persist:
+    def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None) -> Persist:
         self._apply(record)
-        return Persist(record)
+        return Persist(record, bulk)
 
     @property
     def _manifest(self) -> Manifest:
@@ -207,7 +216,7 @@ class OwnerRound:
 
     @property
     def report_id(self) -> bytes:
-        return report_id(self._commitments)
+        return report_id(self._report.commitments) if self._report else b""
 
     # --- events ---
 
@@ -238,7 +247,7 @@ class OwnerRound:
         match message:
             case RoundOffer() if sender == self.coordinator:
                 try:
-                    return self._offer(message, bytes(event.attachment or b""), now)
+                    return self._offer(message, event.attachment or b"", now)
                 except SmpcError as error:
                     about = manifests.manifest_hash(message.manifest)
                     return [Send(self.coordinator, self.party.refuse(error, "offer", about))]
@@ -250,7 +259,7 @@ class OwnerRound:
                 return self._refuse(from_code(message.code, f"{sender} refused the report: {message.text}"))
         return []
 
-    def _offer(self, offer: RoundOffer, model: bytes, now: float) -> list[Command]:
+    def _offer(self, offer: RoundOffer, model: Buffer, now: float) -> list[Command]:
         hash_ = manifests.manifest_hash(offer.manifest)
         if self.manifest is not None and hash_ == self.manifest_hash:
             # The coordinator did not hear of us, or we crashed before we had computed: nothing has left in that case.
@@ -283,14 +292,14 @@ class OwnerRound:
             return [accepted, *self._share(self._encoded)]
         return [accepted, *self._compute(model)]
 
-    def _compute(self, model: bytes) -> list[Command]:
+    def _compute(self, model: Buffer) -> list[Command]:
         """Once for a round, until it fails or is forgotten in a crash: attempts and offers that come again wait for it."""
         if self._computing:
             return []
         self._computing = True
         return [Compute(model)]
 
-    def _check_model(self, model: bytes, manifest: Manifest) -> None:
+    def _check_model(self, model: Buffer, manifest: Manifest) -> None:
         if manifests.model_digest(model) != manifest.model_digest:
             raise ModelMismatch("the model that came is not the one that the manifest names", peer=self.coordinator)
 
@@ -313,48 +322,65 @@ class OwnerRound:
 
     # --- report ---
 
-    def _computed(self, vector: NDArray[np.float64]) -> list[Command]:
+    def _computed(self, vector: SecureVector | NDArray[np.float64]) -> list[Command]:
         self._computing = False
         if self.state is not State.COMPUTING:
             return []
-        manifest = self._manifest
         try:
-            if vector.shape != (manifest.dimension,):
-                raise BadInput("the computed vector does not have the manifest's dimension")
-            encoded = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits).encode(vector)
-            if np.max(np.abs(vector), initial=0.0) > max(manifest.clip, 1.0):
-                raise CapacityExceeded(
-                    "a slot of the vector is beyond the manifest's clip: the sum could leave the ring"
-                )
+            encoded = self._encode(vector)
         except SmpcError as error:
             return self._refuse(error)
         return self._share(encoded)
+
+    def _encode(self, vector: SecureVector | NDArray[np.float64]) -> RingArray:
+        manifest = self._manifest
+        fixed = FixedPoint(ring(manifest.ring_bits), manifest.fractional_bits)
+        if not isinstance(vector, np.ndarray):
+            if vector.length != manifest.dimension or vector.clip > manifest.clip:
+                raise BadInput("the computed vector does not have the manifest's dimension and clip")
+            return vector.encode(fixed)
+        if vector.shape != (manifest.dimension,):
+            raise BadInput("the computed vector does not have the manifest's dimension")
+        encoded = fixed.encode(vector)
+        if np.max(np.abs(vector), initial=0.0) > max(manifest.clip, 1.0):
+            raise CapacityExceeded("a slot of the vector is beyond the manifest's clip: the sum could leave the ring")
+        return encoded
 
     def _failed(self, error: SmpcError) -> list[Command]:
         self._computing = False
         return self._refuse(error) if self.state is State.COMPUTING else []
 
-    def _share(self, encoded: NDArray[np.unsignedinteger]) -> list[Command]:
-        """Draw this attempt's seeds, blinders and ephemeral key; keep them with the integers; then send the seeds."""
-        manifest = self._manifest
+    def _share(self, encoded: RingArray) -> list[Command]:
+        """Draw this attempt's seeds, blinders and ephemeral key; keep them with the sealed vector; then send the seeds."""
+        manifest, to = self._manifest, self._carrier
         of = ring(manifest.ring_bits)
-        context = Context(self.manifest_hash, self.party.id)
-        shares = split(encoded, of, context, self._aggregators, self._carrier, self._entropy)
+        context, hashed = Context(self.manifest_hash, self.party.id), hash_share()
+        shares = split(
+            encoded, of, context, self._aggregators, to, self._entropy,
+            absorb=lambda chunk: hashed.update(vectors.pack(of, chunk)),
+        )  # fmt: skip
         blinders = [self._entropy(BLINDER_BYTES) for _ in self._aggregators]
-        ephemeral = KeyPair.generate(self._entropy).private.reveal()
-        record = Reporting(of.to_bytes(encoded), dict(shares.seeds), blinders, ephemeral)
-        self._install(record, encoded, of.to_bytes(shares.vector))
-        return [Persist(record), *self._outstanding()]
+        commitments = [
+            commitment_to(blinder, hashed.digest()) if a == to else commitment(blinder, shares.seeds[a])
+            for a, blinder in zip(self._aggregators, blinders, strict=True)
+        ]
+        ephemeral = KeyPair.generate(self._entropy).private
+        key = self._channel(to, ephemeral, report_id(commitments)).vector_key()
+        sealed = vectors.seal_vector(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of, shares.vector)
+        record = Reporting(dict(shares.seeds), blinders, commitments, ephemeral.reveal(), key)
+        self._sealed = sealed
+        return [self._keep(record, lambda: sealed), *self._outstanding()]
 
-    def _channel(self, aggregator: str) -> Channel:
-        assert self._report is not None
+    def _channel(self, aggregator: str, ephemeral: Secret, about: bytes) -> Channel:
+        if not self._prekeys:
+            self._prekeys = manifests.prekeys(self._manifest, self.party)
         return Channel(
-            own_private=Secret(self._report.ephemeral),
-            peer_public=manifests.prekeys(self._manifest, self.party)[aggregator],
+            own_private=ephemeral,
+            peer_public=self._prekeys[aggregator],
             sender=self.party.identity.public,
             receiver=self.party.key_of(aggregator, "aggregator"),
             manifest_hash=self.manifest_hash,
-            about=self.report_id,
+            about=about,
         )
 
     def _outstanding(self) -> list[Send]:
@@ -378,22 +404,27 @@ class OwnerRound:
                 return []
 
     def _seed_report(self, aggregator: str) -> Send:
-        assert self._report is not None
-        blinder = self._report.blinders[self._aggregators.index(aggregator)]
-        sealed = self._channel(aggregator).seal_seed(self._report.seeds[aggregator], blinder)
-        ephemeral = KeyPair.from_private(Secret(self._report.ephemeral)).public
-        message = SeedReport(self.manifest_hash, self._commitments, ephemeral, sealed)
+        report, ephemeral, blinder = self._to(aggregator)
+        sealed = self._channel(aggregator, ephemeral.private, self.report_id).seal_seed(
+            report.seeds[aggregator], blinder
+        )
+        message = SeedReport(self.manifest_hash, report.commitments, ephemeral.public, sealed)
         return Send(aggregator, self.party.sign(message))
 
     def _vector_report(self) -> Send:
-        assert self._report is not None
         to = self._carrier
-        blinder = self._report.blinders[self._aggregators.index(to)]
-        sealed, attachment = self._channel(to).seal_vector(self._vector, blinder)
-        ephemeral = KeyPair.from_private(Secret(self._report.ephemeral)).public
+        report, ephemeral, blinder = self._to(to)
+        sealed = self._channel(to, ephemeral.private, self.report_id).seal_blinder(blinder)
         receipts = [self._receipts[a] for a in sorted(self._receipts)]
-        message = VectorReport(self.manifest_hash, self._commitments, ephemeral, sealed, receipts)
-        return Send(to, self.party.sign(message), attachment)
+        message = VectorReport(self.manifest_hash, report.commitments, ephemeral.public, sealed, receipts)
+        piece = vectors.fragment_size(ring(self._manifest.ring_bits))
+        return Send(to, self.party.sign(message), self._sealed, piece)
+
+    def _to(self, aggregator: str) -> tuple[Reporting, KeyPair, bytes]:
+        """The report, its ephemeral key, and the blinder of this aggregator's share."""
+        assert self._report is not None
+        blinder = self._report.blinders[self._aggregators.index(aggregator)]
+        return self._report, KeyPair.from_private(Secret(self._report.ephemeral)), blinder
 
     def _is_receipt(self, sender: str, receipt: Receipt) -> bool:
         return (

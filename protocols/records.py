@@ -1,7 +1,8 @@
 """What each role writes to its journal before it speaks: a machine is rebuilt from these records alone.
 
-A record's class name is its kind in the journal. Kinds in `SECRET` hold round secrets (prekeys, shares, seeds, encoded
-updates): they are erased when the round closes.
+A record's class name is its kind in the journal. Kinds in `SECRET` hold round secrets (prekeys, seeds, keys): they are
+erased when the round closes, and with them the round's bulk: the one large vector that a role keeps (an owner its sealed
+vector, an aggregator the sum of what it carries, the coordinator the total).
 """
 
 from __future__ import annotations
@@ -34,13 +35,19 @@ class Accepted(Record, frozen=True):
     manifest: Signed
 
 
-class ShareTaken(Record, frozen=True):
-    """An owner's share: a 32-byte seed, or at its carrier the vector's bytes."""
+class SeedTaken(Record, frozen=True):
+    """An owner's share where it is a seed."""
 
     owner: Id
     report_id: Hash
-    share: bytes
-    carried: bool
+    seed: Key
+
+
+class VectorAdded(Record, frozen=True):
+    """An owner's share at its carrier: it is in the sum of the vectors, which became durable (`bulk`) with this record."""
+
+    owner: Id
+    report_id: Hash
 
 
 class Frozen(Record, frozen=True):
@@ -71,13 +78,15 @@ class Closed(Record, frozen=True):
 
 
 class Reporting(Record, frozen=True):
-    """All of a report, before its first byte leaves: encoded update, seeds by aggregator, blinders in the aggregators'
-    order, the private half of the ephemeral key."""
+    """All of a report, before its first byte leaves: seeds by aggregator, blinders and commitments in the aggregators'
+    order, the private half of the ephemeral key, and the key of the sealed vector, which became durable (`bulk`) with
+    this record. The encoded update is that vector, opened, plus the seeds' streams."""
 
-    encoded: bytes
     seeds: dict[str, Annotated[bytes, Meta(min_length=32, max_length=32)]]
     blinders: list[Key]
+    commitments: list[Hash]
     ephemeral: Key
+    vector_key: Key
 
 
 class Done(Record, frozen=True):
@@ -107,13 +116,10 @@ class Agreed(Record, frozen=True):
     entries: list[Entry]
 
 
-class PartialTaken(Record, frozen=True):
-    """One aggregator's partial sum, opened; durable before its release is receipted."""
-
-    aggregator: Id
-    total: bytes
+class Summed(Record, frozen=True):
+    """Every partial sum is in the total, which became durable (`bulk`) with this record, before any was receipted."""
 
 
-SECRET = frozenset({"Prepared", "ShareTaken", "Reporting", "Opened", "PartialTaken"})
+SECRET = frozenset({"Prepared", "SeedTaken", "Reporting", "Opened"})
 
 KINDS: dict[str, type[Record]] = {kind.__name__: kind for kind in Record.__subclasses__()}

@@ -65,6 +65,7 @@ class Node:
 
     machine: AggregatorRound | OwnerRound | CoordinatorRound
     journal: list[Record]
+    bulk: bytearray | None = None
 
 
 class Simulation:
@@ -104,16 +105,20 @@ class Simulation:
         self.down: set[str] = set()
         self.nodes = {id_: Node(self._machine(id_, []), []) for id_ in [COORDINATOR, *owners, *names]}
 
-    def _machine(self, id_: str, journal: list[Record]) -> AggregatorRound | OwnerRound | CoordinatorRound:
+    def _machine(
+        self, id_: str, journal: list[Record], bulk: bytearray | None = None
+    ) -> AggregatorRound | OwnerRound | CoordinatorRound:
         party, entropy, plan = self.parties[id_], self.entropy, self.plan
         if id_ == COORDINATOR:
-            return CoordinatorRound.restore(party, plan, journal, entropy=entropy)
+            return CoordinatorRound.restore(party, plan, journal, bulk, entropy=entropy)
         if id_ in plan.aggregators:
             key = (plan.run, plan.round, plan.attempt)
-            return AggregatorRound.restore(party, self.rules, key, journal, coordinator=COORDINATOR, entropy=entropy)
+            return AggregatorRound.restore(
+                party, self.rules, key, journal, bulk, coordinator=COORDINATOR, entropy=entropy
+            )
         rules, round_key = Rules(self.rules.k_min, frozenset(plan.aggregators)), (plan.run, plan.round)
         return OwnerRound.restore(
-            party, rules, round_key, self.expected, journal, coordinator=COORDINATOR, entropy=entropy
+            party, rules, round_key, self.expected, journal, bulk, coordinator=COORDINATOR, entropy=entropy
         )
 
     # --- running ---
@@ -141,12 +146,14 @@ class Simulation:
                 self.carry_out(to, command)
 
     def carry_out(self, by: str, command: Command) -> None:
-        journal = self.nodes[by].journal
+        node = self.nodes[by]
         match command:
-            case Persist(record=record):
-                journal.append(record)
+            case Persist(record=record, bulk=bulk):
+                node.journal.append(record)
+                node.bulk = bytearray(bulk()) if bulk is not None else node.bulk
             case EraseSecrets():
-                journal[:] = [record for record in journal if type(record).__name__ not in SECRET]
+                node.journal[:] = [record for record in node.journal if type(record).__name__ not in SECRET]
+                node.bulk = None
             case Send(to=to, signed=signed, attachment=attachment):
                 message = self.parties[to].read(signed)
                 self.queue.append((to, Received(by, message, signed, attachment)))
@@ -173,7 +180,8 @@ class Simulation:
     def crash(self, id_: str) -> None:
         """Kill a node and start it again from its journal; what was on the way to it is lost, its peers reconnect."""
         self.queue = deque((to, event) for to, event in self.queue if to != id_)
-        self.nodes[id_].machine = self._machine(id_, self.nodes[id_].journal)
+        node = self.nodes[id_]
+        node.machine = self._machine(id_, node.journal, node.bulk)
         self.queue.append((id_, Start()))
         for peer in self.nodes:
             self.queue += [(peer, PeerUp(id_)), (id_, PeerUp(peer))]

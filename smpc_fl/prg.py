@@ -1,7 +1,7 @@
 """The pseudo-random generator that turns a 32-byte seed into a share: AES-256 in counter mode (NIST SP 800-38A, 6.5).
 
 The counter block starts at zero under a key that is used for one stream only, so block i of the stream is
-AES(key, i) and any place of it can be reached at once. Bytes are uniform, hence so are ring elements of 32 or 64 bits.
+AES(key, i) and any place of it can be reached at once. Bytes are uniform, hence so are the words of ring elements.
 A stream of 2^32 elements is 2^31 blocks at most: PRP/PRF switching costs about 2^61 / 2^128 (Bellare and Rogaway,
 EUROCRYPT 2006).
 
@@ -11,7 +11,7 @@ added to the vector while it is still in the cache; it frees the interpreter loc
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -27,8 +27,9 @@ SEED_SIZE = 32
 KEY_SIZE = 32
 
 _BLOCK = 16
-_CHUNK = 1 << 18  # bytes
-_ZEROS = bytes(_CHUNK)
+CHUNK = 1 << 18
+"""Bytes of keystream that are made at a time: they, and what they are added to, stay in the cache."""
+_ZEROS = bytes(CHUNK)
 
 
 def stream_key(seed: bytes, manifest_hash: bytes, owner: str, aggregator: str, vector: str) -> bytes:
@@ -63,35 +64,50 @@ class Prg:
         self.fill(ring.as_buffer(out), offset * ring.itemsize)
         return out
 
-    def add_into(self, ring: Ring, acc: RingArray, offset: int = 0) -> None:
-        """acc <- acc + stream, in place; `offset` in elements."""
-        ring.check(acc)
-        for place, piece in self._elements(ring, acc.size, offset):
-            np.add(acc[place], piece, out=acc[place])
-
-    def subtract_from(self, ring: Ring, acc: RingArray, offset: int = 0) -> None:
-        """acc <- acc - stream, in place; `offset` in elements."""
-        ring.check(acc)
-        for place, piece in self._elements(ring, acc.size, offset):
-            np.subtract(acc[place], piece, out=acc[place])
-
-    def _elements(self, ring: Ring, n: int, offset: int) -> Iterator[tuple[slice, RingArray]]:
-        for start, piece in self._pieces(offset * ring.itemsize, n * ring.itemsize):
-            first = start // ring.itemsize
-            elements = piece.view(ring.dtype)
-            yield slice(first, first + elements.size), elements
-
-    def _pieces(self, offset: int, length: int) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
-        """(where, bytes) pieces of the stream from byte `offset` on; each overwrites the one before it."""
+    def _pieces(
+        self, offset: int, length: int, scratch: npt.NDArray[np.uint8] | None = None
+    ) -> Iterator[tuple[int, npt.NDArray[np.uint8]]]:
+        """(where, bytes) pieces of the stream from byte `offset` on; each overwrites the one before it, in `scratch`."""
         if offset < 0:
             raise BadInput("an offset into a stream is not negative")
         counter, skip = divmod(offset, _BLOCK)
         encryptor = Cipher(self._cipher, CTR(counter.to_bytes(_BLOCK, "big"))).encryptor()
         encryptor.update(bytes(skip))
-        # `update_into` asks for a block less one byte of room beyond what it writes.
-        scratch = np.empty(min(length, _CHUNK) + _BLOCK - 1, np.uint8)
+        if scratch is None:
+            scratch = _scratch(length)
         zeros, room = memoryview(_ZEROS), scratch.data
-        for start in range(0, length, _CHUNK):
-            size = min(_CHUNK, length - start)
+        for start in range(0, length, CHUNK):
+            size = min(CHUNK, length - start)
             encryptor.update_into(zeros[:size], room)
             yield start, scratch[:size]
+
+
+def add_streams(ring: Ring, acc: RingArray, streams: Sequence[Prg], offset: int = 0) -> Iterator[slice]:
+    """acc <- acc + every stream, in place, chunk after chunk; `offset` in elements.
+
+    Yields each chunk's place once all streams are in it, so that what follows (hashing, sealing) finds it in the cache.
+    Nothing happens unless it is iterated. Memory: one chunk, however many streams there are."""
+    return _apply(np.add, ring, acc, streams, offset)
+
+
+def subtract_streams(ring: Ring, acc: RingArray, streams: Sequence[Prg], offset: int = 0) -> Iterator[slice]:
+    """acc <- acc - every stream; otherwise as `add_streams`."""
+    return _apply(np.subtract, ring, acc, streams, offset)
+
+
+def _apply(operation: np.ufunc, ring: Ring, acc: RingArray, streams: Sequence[Prg], offset: int) -> Iterator[slice]:
+    ring.check(acc)
+    scratch = _scratch(acc.nbytes)  # shared: a piece is used up before the next stream writes its own
+    walks = [stream._pieces(offset * ring.itemsize, acc.nbytes, scratch) for stream in streams]
+    for start in range(0, acc.size, step := CHUNK // ring.itemsize):
+        place = slice(start, min(start + step, acc.size))
+        chunk = acc[place]
+        for walk in walks:
+            _, piece = next(walk)
+            operation(chunk, piece.view(ring.dtype), out=chunk)
+        yield place
+
+
+def _scratch(length: int) -> npt.NDArray[np.uint8]:
+    # `update_into` asks for a block less one byte of room beyond what it writes.
+    return np.empty(min(length, CHUNK) + _BLOCK - 1, np.uint8)

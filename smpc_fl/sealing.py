@@ -108,96 +108,108 @@ def sealed_stream_length(n: int, chunk: int = CHUNK) -> int:
     return n + TAG * _chunks(n, chunk)
 
 
-def seal_stream(key: bytes, plaintext: Buffer, associated: bytes, chunk: int = CHUNK) -> Iterator[bytes]:
-    """The sealed chunks of `plaintext`, one after the other. At most one stream for each `key`.
-
-    The caller leaves `plaintext` unchanged until the last chunk is out."""
-    data = memoryview(plaintext).cast("B")
-    stream = _Stream(key, associated, data.nbytes, chunk)
-    for number in range(stream.chunks):
-        yield stream.cipher.encrypt(stream.nonce(number), data[stream.plain(number)], stream.bound)
-
-
-def open_stream(key: bytes, data: Buffer, associated: bytes, length: int, chunk: int = CHUNK) -> bytearray:
-    """The `length` plaintext bytes of a whole sealed stream. Raises `DecryptionFailed`."""
-    sealed = memoryview(data).cast("B")
-    stream = _Stream(key, associated, length, chunk)
-    if sealed.nbytes != sealed_stream_length(length, chunk):
-        raise DecryptionFailed("a sealed stream is cut short or too long")
-    out = bytearray(length)
-    view = memoryview(out)
-    for number in range(stream.chunks):
-        stream.open(number, sealed[stream.sealed(number)], view[stream.plain(number)])
-    return out
-
-
-class StreamOpener:
-    """Opens a stream piece by piece as it arrives, in pieces of any size, with one chunk of memory.
-
-    What `feed` returns is authentic as far as it goes; the stream is whole only when `finish` has returned."""
+class Stream:
+    """Seals or opens the chunks of one stream of `length` plaintext bytes, in any order. At most one stream for each `key`."""
 
     def __init__(self, key: bytes, associated: bytes, length: int, chunk: int = CHUNK) -> None:
-        self._stream = _Stream(key, associated, length, chunk)
-        self._number = 0
-        self._pending = bytearray()
-
-    def feed(self, piece: Buffer) -> memoryview:
-        """The plaintext that became complete with these sealed bytes (often none). Raises `DecryptionFailed`."""
-        rest = memoryview(piece).cast("B")
-        out = bytearray()
-        while rest.nbytes:
-            if self._number == self._stream.chunks:
-                raise DecryptionFailed("a sealed stream goes on after its end")
-            place = self._stream.sealed(self._number)
-            missing = place.stop - place.start - len(self._pending)
-            self._pending += rest[:missing]
-            rest = rest[missing:]
-            if len(self._pending) == place.stop - place.start:
-                out += self._open_pending()
-        return memoryview(out)
-
-    def finish(self) -> None:
-        """Raises `DecryptionFailed` unless the stream ended where it should have."""
-        if self._number < self._stream.chunks:
-            raise DecryptionFailed("a sealed stream is cut short")
-
-    def _open_pending(self) -> bytearray:
-        plain = bytearray(len(self._pending) - TAG)
-        self._stream.open(self._number, memoryview(self._pending), memoryview(plain))
-        self._number += 1
-        self._pending.clear()
-        return plain
-
-
-class _Stream:
-    """What sealing and opening share: the cipher, where each chunk lies, its nonce, and what all chunks are bound to."""
-
-    def __init__(self, key: bytes, associated: bytes, length: int, chunk: int) -> None:
         if length < 0:
             raise BadInput("a stream's length is not negative")
         self.chunks = _chunks(length, chunk)
-        self.cipher = AESGCM(derive_key("smpc-fl/1 stream", key))
-        self.bound = digest("smpc-fl/1 stream", associated, length.to_bytes(8, "little"), chunk.to_bytes(8, "little"))
-        self._length = length
-        self._chunk = chunk
+        self.length = length
+        self.chunk = chunk
+        self._cipher = AESGCM(derive_key("smpc-fl/1 stream", key))
+        self._bound = digest("smpc-fl/1 stream", associated, length.to_bytes(8, "little"), chunk.to_bytes(8, "little"))
 
-    def nonce(self, number: int) -> bytes:
-        return number.to_bytes(11, "big") + bytes([number == self.chunks - 1])
+    @property
+    def sealed_length(self) -> int:
+        return self.length + TAG * self.chunks
 
     def plain(self, number: int) -> slice:
         """Where chunk `number` lies in the plaintext."""
-        return slice(number * self._chunk, min((number + 1) * self._chunk, self._length))
+        return slice(number * self.chunk, min((number + 1) * self.chunk, self.length))
 
     def sealed(self, number: int) -> slice:
         """Where chunk `number` lies in the sealed stream."""
         place = self.plain(number)
         return slice(place.start + number * TAG, place.stop + (number + 1) * TAG)
 
-    def open(self, number: int, sealed: memoryview, plain: memoryview) -> None:
+    def seal(self, number: int, plain: Buffer, sealed: memoryview) -> None:
+        """Writes chunk `number` to `sealed`, which is TAG bytes longer."""
+        self._cipher.encrypt_into(self._nonce(number), plain, self._bound, sealed)
+
+    def open(self, number: int, sealed: Buffer, plain: memoryview) -> None:
+        """Writes the plaintext of chunk `number` to `plain`. Raises `DecryptionFailed`."""
         try:
-            self.cipher.decrypt_into(self.nonce(number), sealed, self.bound, plain)
+            self._cipher.decrypt_into(self._nonce(number), sealed, self._bound, plain)
         except InvalidTag:
             raise DecryptionFailed("a sealed stream does not open: wrong key, altered or reordered bytes") from None
+
+    def _nonce(self, number: int) -> bytes:
+        return number.to_bytes(11, "big") + bytes([number == self.chunks - 1])
+
+
+def seal_stream(key: bytes, plaintext: Buffer, associated: bytes, chunk: int = CHUNK) -> bytearray:
+    """The whole sealed stream of `plaintext`. At most one stream for each `key`."""
+    data = memoryview(plaintext).cast("B")
+    stream = Stream(key, associated, data.nbytes, chunk)
+    out = bytearray(stream.sealed_length)
+    view = memoryview(out)
+    for number in range(stream.chunks):
+        stream.seal(number, data[stream.plain(number)], view[stream.sealed(number)])
+    return out
+
+
+def open_stream(key: bytes, data: Buffer, associated: bytes, length: int, chunk: int = CHUNK) -> bytearray:
+    """The `length` plaintext bytes of a whole sealed stream. Raises `DecryptionFailed`."""
+    out = bytearray(length)
+    opener = StreamOpener(Stream(key, associated, length, chunk), memoryview(out))
+    for _ in opener.feed(data):
+        pass
+    opener.finish()
+    return out
+
+
+class StreamOpener:
+    """Opens a stream piece by piece as it arrives, in pieces of any size; a piece that is a whole chunk is not copied.
+
+    `into`: where the plaintext goes, all of it; without it each chunk overwrites the one before. What `feed` yields is
+    authentic as far as it goes; the stream is whole only when `finish` has returned."""
+
+    def __init__(self, stream: Stream, into: memoryview | None = None) -> None:
+        self._stream = stream
+        self._into = into
+        self._scratch = memoryview(bytearray(0 if into is not None else min(stream.chunk, stream.length)))
+        self._number = 0
+        self._pending = bytearray()
+
+    def feed(self, piece: Buffer) -> Iterator[memoryview]:
+        """The plaintext of each chunk that became complete with these sealed bytes (often of none), in order.
+
+        Raises `DecryptionFailed`. It must be iterated to its end."""
+        rest = memoryview(piece).cast("B")
+        while rest.nbytes:
+            if self._number == self._stream.chunks:
+                raise DecryptionFailed("a sealed stream goes on after its end")
+            place = self._stream.sealed(self._number)
+            missing = place.stop - place.start - len(self._pending)
+            if rest.nbytes < missing or self._pending:
+                self._pending += rest[:missing]
+            if rest.nbytes >= missing:
+                yield self._open(bytes(self._pending) if self._pending else rest[:missing])
+            rest = rest[missing:]
+
+    def finish(self) -> None:
+        """Raises `DecryptionFailed` unless the stream ended where it should have."""
+        if self._number < self._stream.chunks:
+            raise DecryptionFailed("a sealed stream is cut short")
+
+    def _open(self, sealed: Buffer) -> memoryview:
+        place = self._stream.plain(self._number)
+        plain = self._scratch[: place.stop - place.start] if self._into is None else self._into[place]
+        self._stream.open(self._number, sealed, plain)
+        self._number += 1
+        self._pending.clear()
+        return plain
 
 
 def _chunks(length: int, chunk: int) -> int:

@@ -9,13 +9,14 @@ draft-irtf-cfrg-vdaf): an upload costs what x itself costs, whatever m is. The o
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput, InternalError
 from smpc_fl.hashing import Buffer, digest
-from smpc_fl.prg import SEED_SIZE, Prg, stream_key
+from smpc_fl.prg import SEED_SIZE, Prg, stream_key, subtract_streams
 from smpc_fl.ring import Ring, RingArray
 
 BLINDER_SIZE = 32
@@ -48,10 +49,22 @@ def carrier(owner: str, cohort: Sequence[str], round_number: int, aggregators: S
     return ordered[(sorted(cohort).index(owner) + round_number) % len(ordered)]
 
 
+def _ignore(chunk: RingArray) -> None:
+    pass
+
+
 def split(
-    x: RingArray, ring: Ring, context: Context, aggregators: Sequence[str], carrier: str, entropy: Entropy
+    x: RingArray,
+    ring: Ring,
+    context: Context,
+    aggregators: Sequence[str],
+    carrier: str,
+    entropy: Entropy,
+    absorb: Callable[[RingArray], None] = _ignore,
 ) -> Shares:
     """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is.
+
+    `absorb` is shown the vector chunk by chunk while each is in the cache, to hash it.
 
     Two different x must never be shared under the same seeds and context: whoever gets both vectors sees the difference."""
     ring.check(x)
@@ -62,37 +75,46 @@ def split(
     if len(set(seeds.values())) != len(seeds):
         raise InternalError("the source of entropy gave the same seed twice: it must not be used")
     vector = x.copy()
-    for aggregator, seed in seeds.items():
-        _stream(seed, context, aggregator).subtract_from(ring, vector)
+    streams = [stream(seed, context, aggregator) for aggregator, seed in seeds.items()]
+    for place in subtract_streams(ring, vector, streams):
+        absorb(vector[place])
     return Shares(seeds, vector)
+
+
+def stream(seed: bytes, context: Context, aggregator: str) -> Prg:
+    """The share that `seed` stands for at `aggregator`, as a stream that no one has to hold whole."""
+    return Prg(stream_key(seed, context.manifest_hash, context.owner, aggregator, context.vector))
 
 
 def expand_seed(seed: bytes, ring: Ring, n: int, context: Context, aggregator: str) -> RingArray:
     """The share ring[n] that `seed` stands for at `aggregator`."""
-    return _stream(seed, context, aggregator).expand(ring, n)
-
-
-def add_seed_into(acc: RingArray, seed: bytes, ring: Ring, context: Context, aggregator: str) -> None:
-    """acc <- acc + the share that `seed` stands for, in place, without ever holding that share whole."""
-    _stream(seed, context, aggregator).add_into(ring, acc)
+    return stream(seed, context, aggregator).expand(ring, n)
 
 
 def commitment(blinder: bytes, share: Buffer) -> bytes:
-    """32 bytes that bind to `share` (a seed, or the vector's bytes) and tell nothing of it to who lacks the `blinder`.
+    """32 bytes that bind to `share` (a seed, or the packed vector) and tell nothing of it to who lacks the `blinder`.
 
     Without the 32 random bytes, those who know all seeds could test guesses of a small x against the vector's hash."""
+    return commitment_to(blinder, hash_share(share).digest())
+
+
+def hash_share(share: Buffer = b"") -> hashlib._Hash:
+    """The unblinded hash of a share, which may be absorbed in pieces (`update`). It stays with who holds the share.
+
+    SHA-256 (FIPS 180-4) and not BLAKE2b, because processors have instructions for it: 1.7 against 0.9 GB/s."""
+    return hashlib.sha256(share)
+
+
+def commitment_to(blinder: bytes, hashed: bytes) -> bytes:
+    """`commitment` to the share of this `hash_share`."""
     if len(blinder) != BLINDER_SIZE:
         raise BadInput(f"a blinder has {BLINDER_SIZE} bytes, not {len(blinder)}")
-    return digest("smpc-fl/1 share", blinder, share)
+    return digest("smpc-fl/1 share", blinder, hashed)
 
 
 def report_id(commitments: Sequence[bytes]) -> bytes:
     """The 32-byte name of a report: the hash of its share commitments, in the order of the sorted aggregators."""
     return digest("smpc-fl/1 report", *commitments)
-
-
-def _stream(seed: bytes, context: Context, aggregator: str) -> Prg:
-    return Prg(stream_key(seed, context.manifest_hash, context.owner, aggregator, context.vector))
 
 
 def _distinct(aggregators: Sequence[str]) -> list[str]:

@@ -1,0 +1,116 @@
+"""A vector on its way: packed (`ring`), cut in chunks, each chunk sealed (`sealing.Stream`), one fragment of the message each.
+
+A chunk is as many elements as the PRG makes at a time, so that arithmetic, packing, hashing and sealing of a chunk follow
+one another while it is in the cache; and a fragment that is exactly a sealed chunk is opened where the socket has put it,
+into the place where it is wanted.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from smpc_fl.hashing import Buffer
+from smpc_fl.prg import CHUNK, Prg, add_streams
+from smpc_fl.ring import Ring, RingArray
+from smpc_fl.sealing import TAG, Stream, StreamOpener
+from smpc_fl.shares import hash_share
+
+Parallel = Callable[[Callable[[int, int], None], int], None]
+"""Calls work(first, last) for ranges that cover 0 .. n - 1, in any order or at once, and returns when all are done."""
+
+
+def serial(work: Callable[[int, int], None], n: int) -> None:
+    """`Parallel` in one thread."""
+    work(0, n)
+
+
+def chunk_elements(ring: Ring) -> int:
+    return CHUNK // ring.itemsize
+
+
+def chunk_size(ring: Ring) -> int:
+    """Bytes of plaintext in a chunk."""
+    return ring.packed_size(chunk_elements(ring))
+
+
+def fragment_size(ring: Ring) -> int:
+    """Bytes of a sealed chunk."""
+    return chunk_size(ring) + TAG
+
+
+def pack(ring: Ring, words: RingArray) -> memoryview:
+    """The packed bytes of some words: those themselves, where the ring's bits are the word's."""
+    if not ring.packed:
+        return ring.as_buffer(words)
+    packed = memoryview(bytearray(ring.packed_size(words.size)))
+    ring.pack_into(words, packed)
+    return packed
+
+
+def stream(key: bytes, manifest_hash: bytes, ring: Ring, n: int) -> Stream:
+    """The sealed stream of one vector ring[n] under its own key."""
+    return Stream(key, manifest_hash, ring.packed_size(n), chunk_size(ring))
+
+
+def seal_vector(stream: Stream, ring: Ring, words: RingArray) -> bytearray:
+    """The sealed stream of `words`."""
+    return seal_sum(stream, ring, words, ())
+
+
+def seal_sum(
+    stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial
+) -> bytearray:
+    """The sealed stream of `words` + every stream; `words` is left as it is, and no stream is ever held whole."""
+    sealed = bytearray(stream.sealed_length)
+    view, elements = memoryview(sealed), chunk_elements(ring)
+
+    def work(first: int, last: int) -> None:
+        total = words[first * elements : last * elements]
+        if streams:
+            total = total.copy()
+        for number, place in enumerate(add_streams(ring, total, streams, first * elements), first):
+            stream.seal(number, pack(ring, total[place]), view[stream.sealed(number)])
+
+    parallel(work, stream.chunks)
+    return sealed
+
+
+class VectorOpener:
+    """Takes a sealed vector fragment by fragment and puts it into `words`, ring[n]: a sink for the transport.
+
+    `words` is whole only once `finish` has said so. `hashed`: whether somebody wants its hash."""
+
+    def __init__(self, stream: Stream, ring: Ring, words: RingArray, *, hashed: bool = True) -> None:
+        self.words = words
+        self._ring = ring
+        self._opener = StreamOpener(stream, None if ring.packed else ring.as_buffer(words))
+        self._hash = hash_share() if hashed else None
+        self._done = 0
+
+    def __repr__(self) -> str:
+        return f"<VectorOpener of {self.words.size} elements>"
+
+    def __call__(self, fragment: Buffer) -> None:
+        """Takes the next sealed bytes, of any number. Raises `DecryptionFailed`."""
+        for plain in self._opener.feed(fragment):
+            if self._hash is not None:
+                self._hash.update(plain)
+            if self._ring.packed:
+                place = slice(self._done, min(self._done + chunk_elements(self._ring), self.words.size))
+                self._ring.unpack_into(plain, self.words[place])
+                self._done = place.stop
+
+    def finish(self) -> bytes:
+        """The hash of the share (`shares.hash_share`), if wanted. Raises `DecryptionFailed` when the stream was cut short."""
+        self._opener.finish()
+        return self._hash.digest() if self._hash is not None else b""
+
+
+def open_vector(stream: Stream, ring: Ring, n: int, sealed: Buffer) -> RingArray:
+    """A whole sealed vector, ring[n]. Raises `DecryptionFailed`."""
+    opener = VectorOpener(stream, ring, np.empty(n, ring.dtype), hashed=False)
+    opener(sealed)
+    opener.finish()
+    return opener.words
