@@ -6,6 +6,7 @@ Imports neither torch nor syft: it adds integers.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -15,11 +16,23 @@ from smpc_fl.nodes.home.config import AggregatorConfig
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
+from smpc_fl.nodes.parallel import over_cores
 from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.nodes.uploads import Upload, Uploads
 from smpc_fl.protocols.aggregator import AggregatorRound, State
+from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received
 from smpc_fl.protocols.manifest import Rules, manifest_hash
-from smpc_fl.protocols.messages import AbortRequest, Manifest, ManifestOffer, Message, PrekeyRequest, Refusal, Signed
+from smpc_fl.protocols.messages import (
+    AbortRequest,
+    Manifest,
+    ManifestOffer,
+    Message,
+    PrekeyRequest,
+    Refusal,
+    Signed,
+    VectorReport,
+)
 from smpc_fl.protocols.records import Record
 
 log = structlog.get_logger()
@@ -37,6 +50,7 @@ class Aggregator(Node):
         self.config = config
         self._rounds: dict[Key, RoundShell] = {}
         self._by_manifest: dict[bytes, Key] = {}
+        self._uploads = Uploads(config.policy.uploads)
 
     async def open(self) -> None:
         for stream in self.journal.streams("round/"):
@@ -55,11 +69,35 @@ class Aggregator(Node):
     def _status(self) -> dict[str, Any]:
         return {"rounds": len(self._rounds), "connected": len(self.peers)}
 
+    async def open_sink(self, link: Link, signed: Signed, size: int) -> Upload:
+        """Room for an owner's vector, once there is some, if its report is in order: before a byte of it has come."""
+        message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
+        if not isinstance(message, VectorReport):
+            raise MalformedMessage("nothing but a vector report comes with so much attached", peer=link.peer)
+        upload = await self._uploads.begin()
+        try:
+            shell = await self._round_of(link, message)
+            assert shell is not None
+            upload.opener = await shell.ask(
+                lambda machine: _machine(machine).expect(link.peer, message, size, upload.words)
+            )
+        except BaseException:
+            upload.close()
+            raise
+        return upload
+
     async def handle(self, link: Link, event: Received) -> None:
-        shell = await self._round_of(link, event.message)
-        if shell is not None:
-            await shell.feed(event)
-            self._index(shell)
+        upload = event.attachment
+        if isinstance(upload, Upload):
+            event = replace(event, attachment=upload.opener)
+        try:
+            shell = await self._round_of(link, event.message)
+            if shell is not None:
+                await shell.feed(event)
+                self._index(shell)
+        finally:
+            if isinstance(upload, Upload):
+                upload.close()
 
     async def _round_of(self, link: Link, message: Message) -> RoundShell | None:
         match message:
@@ -102,13 +140,15 @@ class Aggregator(Node):
                 raise ManifestRefused(f"{MAX_OPEN_ROUNDS} attempts are open at this aggregator: end some first")
             coordinator = self.party.membership.coordinator.id
 
-            def build(records: Sequence[Record]) -> AggregatorRound:
+            def build(records: Sequence[Record], bulk: bytearray | None) -> AggregatorRound:
                 return AggregatorRound.restore(
-                    self.party, self._rules, key, records, coordinator=coordinator, entropy=self.entropy
-                )
+                    self.party, self._rules, key, records, bulk, coordinator=coordinator, entropy=self.entropy,
+                    parallel=over_cores,
+                )  # fmt: skip
 
             async def finished(outcome: object) -> None:
                 self.metrics.round_ended(released=outcome is None)
+                self._uploads.forget()
 
             shell = RoundShell(
                 stream=f"round/{key[0].hex()}/{key[1]}/{key[2]}",
@@ -127,8 +167,7 @@ class Aggregator(Node):
         return Rules(self.config.policy.k_min)
 
     def _index(self, shell: RoundShell) -> None:
-        machine = shell.machine
-        assert isinstance(machine, AggregatorRound)
+        machine = _machine(shell.machine)
         if machine.manifest_hash:
             self._by_manifest[machine.manifest_hash] = machine.key
 
@@ -136,12 +175,16 @@ class Aggregator(Node):
         """Forget the machines of ended rounds; their journal streams stay, so nothing of them can begin anew."""
         ended = (State.CLOSED, State.ABORTED)
         for key, shell in list(self._rounds.items()):
-            machine = shell.machine
-            assert isinstance(machine, AggregatorRound)
+            machine = _machine(shell.machine)
             if machine.state in ended:
                 shell.close()
                 self._by_manifest.pop(machine.manifest_hash, None)
                 del self._rounds[key]
+
+
+def _machine(machine: object) -> AggregatorRound:
+    assert isinstance(machine, AggregatorRound)
+    return machine
 
 
 def main(config: AggregatorConfig, *, listen_fd: int | None = None, with_parent: bool = False) -> None:

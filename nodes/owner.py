@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, WrongRole
+from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import decode_job, job_digest
 from smpc_fl.nodes.home.config import OwnerConfig
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
@@ -206,16 +207,16 @@ class Owner(Node):
             rules = Rules(self.config.policy.k_min, frozenset(self.config.policy.aggregators))
             coordinator = self.members.current.coordinator.id
 
-            def build(records: Sequence[Record]) -> OwnerRound:
+            def build(records: Sequence[Record], bulk: bytearray | None) -> OwnerRound:
                 return OwnerRound.restore(
-                    self.party, rules, key, None, records, coordinator=coordinator, entropy=self.entropy
+                    self.party, rules, key, None, records, bulk, coordinator=coordinator, entropy=self.entropy
                 )
 
             async def finished(outcome: object) -> None:
                 self.metrics.round_ended(released=bool(outcome))
                 self._forget(self._rounds[key])
 
-            def compute(model: bytes) -> None:
+            def compute(model: Buffer) -> None:
                 self.spawn(self._compute(key, model))
 
             def sent(count: int) -> None:
@@ -238,7 +239,7 @@ class Owner(Node):
         shell.close()
         self._rounds.pop(_machine(shell).key, None)
 
-    async def _compute(self, key: Key, model: bytes) -> None:
+    async def _compute(self, key: Key, model: Buffer) -> None:
         """Run the approved bytes on the private tensors, in a thread; one at a time."""
         shell = self._rounds[key]
         run, round_number = key

@@ -1,8 +1,10 @@
-"""The shell around one state machine: carries its commands out, in order, each to its end before the next.
+"""The shell around one state machine: carries its commands out in order, and what is to be durable before what is said.
 
-The machine decides, the shell acts: it writes records to the journal (durable before the next command), erases secrets,
-sends what the machine says, wakes it in time. If the journal fails, the machine's mind is thrown away and rebuilt from
-what is durable: nothing was said that was not written.
+The machine decides, the shell acts: it writes records to the journal, erases secrets, sends what the machine says, wakes
+it in time. The machine may be ahead of the disk: while records are being written it takes further events, and whatever
+these ask for goes out with the next batch, all its records in one commit (group commit). Nothing of a batch is sent before
+the batch's records are durable. If the journal fails, the machine's mind is thrown away and rebuilt from what is durable:
+nothing was said that was not written.
 """
 
 from __future__ import annotations
@@ -11,30 +13,35 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import structlog
 
 from smpc_fl.errors import InternalError, Unavailable
+from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.commands import (
     Command,
     Compute,
+    Computed,
     EraseSecrets,
     Event,
     Finished,
     Persist,
+    Received,
     Send,
     Start,
     Tick,
     WakeAt,
 )
+from smpc_fl.protocols.messages import ManifestOffer, Votes
 from smpc_fl.protocols.records import KINDS, SECRET, Record
 
 log = structlog.get_logger()
+T = TypeVar("T")
 _TICK = Tick()
 
 
@@ -54,62 +61,102 @@ def load_records(journal: Journal, stream: str) -> list[Record]:
     return records
 
 
+def load_bulk(journal: Journal, stream: str) -> bytearray | None:
+    """A stream's bulk. One that is damaged or gone is none: the machine knows that it should be there, and what to do."""
+    try:
+        return journal.read_bulk(stream)
+    except Unavailable as error:
+        log.error("bulk lost", stream=stream, error=error.code, message=error.message)
+        return None
+
+
 @dataclass
 class RoundShell:
-    """One machine, its journal stream, and the ways to act. `build` makes the machine from records; `send` delivers an
-    envelope and returns the bytes written, raising `Unavailable` when the peer is not there (the machine sends again
+    """One machine, its journal stream, and the ways to act. `build` makes the machine from records and bulk; `send` delivers
+    an envelope and returns the bytes written, raising `Unavailable` when the peer is not there (the machine sends again
     when it is); `compute` runs an owner's job and feeds the answer back; `finished` gets the outcome."""
 
     stream: str
     journal: Journal
-    build: Callable[[Sequence[Record]], Machine]
+    build: Callable[[Sequence[Record], bytearray | None], Machine]
     send: Callable[[Send], Awaitable[int]]
     finished: Callable[[Any], Awaitable[None]]
-    compute: Callable[[bytes], None] | None = None
+    compute: Callable[[Buffer], None] | None = None
     sent: Callable[[int], None] | None = None
     machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
-        self._lock = asyncio.Lock()
+        self._deciding = asyncio.Lock()
+        self._acting = asyncio.Lock()
+        self._decided: list[Command] = []
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
-        self.machine = self.build(load_records(self.journal, self.stream))
+        self.machine = self._rebuilt()
+
+    def _rebuilt(self) -> Machine:
+        return self.build(load_records(self.journal, self.stream), load_bulk(self.journal, self.stream))
 
     async def start(self) -> None:
         await self.feed(Start())
 
     async def feed(self, event: Event) -> None:
         """One event, and all that follows from it. Events queue up: a machine handles one at a time."""
-        async with self._lock:
+        async with self._deciding:
             if self._closed:
                 return
-            # In a thread: verifying, opening and adding megabytes would hold up every other connection.
-            commands = await asyncio.to_thread(self.machine.receive, event, time.time())
-            try:
-                for command in commands:
-                    await self._carry_out(command)
-            except Unavailable as error:
-                log.error("journal failed", stream=self.stream, error=error.code)
-                self.machine = await asyncio.to_thread(lambda: self.build(load_records(self.journal, self.stream)))
-                self._wake_at(time.time() + 1.0, Start())
+            if _is_heavy(event):
+                # In a thread: encoding, opening and adding megabytes would hold up every other connection.
+                commands = await asyncio.to_thread(self.machine.receive, event, time.time())
+            else:
+                commands = self.machine.receive(event, time.time())
+            if not commands:
+                return
+            self._decided += commands
+        # A caller that is cancelled does not take back what was decided, perhaps for others as well.
+        await asyncio.shield(asyncio.create_task(self._act()))
 
-    async def _carry_out(self, command: Command) -> None:
-        match command:
-            case Persist(record=record):
-                await self.journal.append(self.stream, type(record).__name__, encode(record))
-            case EraseSecrets():
-                await self.journal.erase(self.stream, set(SECRET))
-            case Send():
-                # Not awaited: one slow peer must hold up nobody else. A link keeps the order of its own messages.
-                self._spawn(self._deliver(command))
-            case WakeAt(time=at):
-                self._wake_at(at)
-            case Compute(model=model):
-                assert self.compute is not None
-                self.compute(model)
-            case Finished(outcome=outcome):
-                await self.finished(outcome)
+    async def ask(self, question: Callable[[Machine], T]) -> T:
+        """What `question` finds out from the machine, while that decides nothing."""
+        async with self._deciding:
+            return question(self.machine)
+
+    async def _act(self) -> None:
+        async with self._acting:
+            # Whoever comes first acts for all that have decided by then; the others find nothing left to do.
+            async with self._deciding:
+                batch = _segments(self._decided)
+                self._decided = []
+            try:
+                for segment in batch:
+                    await self._carry_out(segment)
+            except Unavailable as error:
+                await self._start_over(error)
+
+    async def _carry_out(self, segment: _Segment) -> None:
+        if segment.records:
+            await self.journal.append_all(self.stream, segment.records, segment.bulk)
+        for command in segment.others:
+            match command:
+                case EraseSecrets():
+                    await self.journal.erase(self.stream, set(SECRET))
+                case Send():
+                    # Not awaited: one slow peer must hold up nobody else. A link keeps the order of its own messages.
+                    self._spawn(self._deliver(command))
+                case WakeAt(time=at):
+                    self._wake_at(at)
+                case Compute(model=model):
+                    assert self.compute is not None
+                    self.compute(model)
+                case Finished(outcome=outcome):
+                    await self.finished(outcome)
+
+    async def _start_over(self, error: Unavailable) -> None:
+        log.error("journal failed", stream=self.stream, error=error.code)
+        async with self._deciding:
+            self._decided = []
+            self.machine = await asyncio.to_thread(self._rebuilt)
+        self._wake_at(time.time() + 1.0, Start())
 
     async def _deliver(self, command: Send) -> None:
         try:
@@ -148,3 +195,41 @@ class RoundShell:
         for timer in self._timers:
             timer.cancel()
         self._timers.clear()
+
+
+@dataclass
+class _Segment:
+    """Commands up to an erasure: their records, which become durable first, and the others in their order."""
+
+    records: list[tuple[str, bytes]] = field(default_factory=list)
+    bulk: Buffer | None = None
+    others: list[Command] = field(default_factory=list)
+
+
+def _segments(commands: Sequence[Command]) -> list[_Segment]:
+    """The commands cut behind each `EraseSecrets`, so that what is to be written after it is not erased with it.
+
+    Called while the machine decides nothing: the newest bulk of a segment is what its records say."""
+    found = [_Segment()]
+    newest: Callable[[], Buffer] | None = None
+    for command in commands:
+        if isinstance(command, Persist):
+            found[-1].records.append((type(command.record).__name__, encode(command.record)))
+            newest = command.bulk or newest
+        else:
+            found[-1].others.append(command)
+        if isinstance(command, EraseSecrets):
+            # The secrets that were to be written before they are erased: they need not be written at all.
+            found[-1].records = [record for record in found[-1].records if record[0] not in SECRET]
+            newest = None
+            found.append(_Segment())
+    found[-1].bulk = newest() if newest is not None else None
+    return found
+
+
+def _is_heavy(event: Event) -> bool:
+    if isinstance(event, Computed):
+        return True
+    if not isinstance(event, Received):
+        return False
+    return event.attachment is not None or isinstance(event.message, Votes | ManifestOffer)

@@ -35,12 +35,12 @@ from smpc_fl.entropy import Entropy
 from smpc_fl.errors import (
     DecryptionFailed,
     Equivocation,
-    InternalError,
     MalformedMessage,
     ManifestRefused,
     ReportTooLate,
     RoundAborted,
     SmpcError,
+    Unavailable,
     UnknownMember,
     WrongRole,
 )
@@ -138,6 +138,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 """Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
 _ENDED = (State.ABORTED, State.CLOSED)
+Words = Callable[[int, np.dtype[np.unsignedinteger]], RingArray]
+_LOST = "this aggregator has lost the sum of the vectors that it had acknowledged: begin the round again"
 
 _SPOKEN_BY_COORDINATOR = (
     PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, AbortRequest, ReleaseReceipt
@@ -167,6 +169,7 @@ class AggregatorRound:
         self._seeds: dict[str, bytes] = {}
         self._sum: RingArray | None = None  # of the vectors that this aggregator carries
         self._copy: RingArray | None = None
+        self._lost = False  # the sum is not where the journal says that it is (the node came back from a backup)
         self._partial: Send | None = None
         self._entries: list[Entry] = []
         self._vote: Voted | None = None
@@ -191,10 +194,12 @@ class AggregatorRound:
         machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy, parallel=parallel)
         for record in records:
             machine._apply(record)
-        if bulk is not None and machine.manifest is not None:
+        if machine.state in _ENDED or machine.manifest is None:
+            return machine
+        if bulk is not None:
             machine._sum = ring(machine.manifest.ring_bits).from_bytes(bulk, machine.manifest.dimension)
-        elif any(isinstance(record, VectorAdded) for record in records) and machine.state not in _ENDED:
-            raise InternalError("an aggregator's journal has lost the sum of the vectors that it has acknowledged")
+        elif any(isinstance(record, VectorAdded) for record in records):
+            machine._lost = True
         return machine
 
     def _apply(self, record: Record) -> None:
@@ -254,6 +259,8 @@ class AggregatorRound:
     def _wake(self) -> list[Command]:
         if self.state in _ENDED:
             return [EraseSecrets()]  # a crash may have come between the record and the erasure
+        if self._lost and self.state in (State.OPEN, State.FROZEN):
+            return self._abort(_LOST)
         return [WakeAt(self.manifest.deadline)] if self.manifest and self.state is State.OPEN else []
 
     def _tick(self, now: float) -> list[Command]:
@@ -360,11 +367,10 @@ class AggregatorRound:
             commands += self._freeze()
         return commands
 
-    def expect(
-        self, owner: str, message: VectorReport, words: Callable[[], RingArray] | None = None
-    ) -> VectorOpener | None:
-        """Where the sealed vector that comes with this report goes, fragment by fragment; then it is `Received` with this
-        opener as its attachment. None when the report was taken before. `words` gives the place, ring[d], to open it in.
+    def expect(self, owner: str, message: VectorReport, size: int, words: Words = np.empty) -> VectorOpener | None:
+        """Where the sealed vector of `size` bytes that comes with this report goes, fragment by fragment; then it is
+        `Received` with this opener as its attachment. None when the report was taken before. `words(d, dtype)` gives the
+        place, ring[d], to open it in.
 
         Raises what is wrong with the report, before a byte of the vector is read."""
         id_ = self._admit(owner, message)
@@ -372,10 +378,10 @@ class AggregatorRound:
             return None
         assert self.manifest is not None
         of, n = ring(self.manifest.ring_bits), self.manifest.dimension
-        key = self._channel(owner, message, id_).vector_key()
-        return VectorOpener(
-            vectors.stream(key, self.manifest_hash, of, n), of, words() if words else np.empty(n, of.dtype)
-        )
+        sealed = vectors.stream(self._channel(owner, message, id_).vector_key(), self.manifest_hash, of, n)
+        if size != sealed.sealed_length:
+            raise MalformedMessage(f"a sealed vector of {n} slots is not {size} bytes long", peer=owner, phase="report")
+        return VectorOpener(sealed, of, words(n, of.dtype))
 
     def _admit(self, owner: str, message: SeedReport | VectorReport) -> bytes:
         """The report's id, if it may come from this owner now (or came before). Raises what is wrong with it."""
@@ -420,7 +426,7 @@ class AggregatorRound:
             return attachment
         if not isinstance(attachment, bytes | bytearray | memoryview):
             raise MalformedMessage("a vector report comes with the share attached", peer=owner, phase="report")
-        opener = self.expect(owner, message)
+        opener = self.expect(owner, message, memoryview(attachment).nbytes)
         assert opener is not None
         opener(attachment)
         return opener
@@ -440,11 +446,13 @@ class AggregatorRound:
 
     def _snapshot(self) -> memoryview:
         """The sum as it stands, in a copy that is good until the next one: it goes on growing while this is written."""
-        assert self._sum is not None
+        if self._sum is None:
+            return memoryview(b"")  # aborted since
         if self._copy is None:
             self._copy = np.empty_like(self._sum)
         np.copyto(self._copy, self._sum)
-        return memoryview(self._copy).cast("B")
+        assert self.manifest is not None
+        return ring(self.manifest.ring_bits).as_buffer(self._copy)
 
     def _check_receipts(self, owner: str, message: VectorReport, id_: bytes) -> None:
         """What the carrier acknowledges is complete everywhere: it wants every seed holder's receipt."""
@@ -552,6 +560,8 @@ class AggregatorRound:
 
     def _release(self) -> Send:
         """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
+        if self._lost:
+            raise Unavailable(_LOST, phase=self.state.value)
         if self._partial is None:
             self._partial = self._seal_partial()
         return self._partial

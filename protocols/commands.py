@@ -57,7 +57,7 @@ class WakeAt:
 class Compute:
     """To an owner's shell: run the approved job on this model; answer with `Computed` or `ComputeFailed`."""
 
-    model: bytes = field(repr=False)
+    model: Buffer = field(repr=False)
 
 
 @dataclass(frozen=True)
