@@ -184,6 +184,7 @@ class Run:
             k_min=self.policy.k_min,
             tolerance=work.tolerance,
             ring_bits=work.ring_bits or self.policy.ring_bits,
+            update_bits=work.update_bits,
         )
 
     # --- events from the node ---
@@ -450,8 +451,8 @@ class Run:
             if not done.done():
                 done.set_result(outcome)
 
-        def build(records: Sequence[Any]) -> CoordinatorRound:
-            return CoordinatorRound.restore(self.node.party, plan, records, entropy=self.node.entropy)
+        def build(records: Sequence[Any], bulk: bytearray | None) -> CoordinatorRound:
+            return CoordinatorRound.restore(self.node.party, plan, records, bulk, entropy=self.node.entropy)
 
         shell = RoundShell(
             stream=f"round/{self.id.hex()}/{attempt.round}/{attempt.attempt}",
