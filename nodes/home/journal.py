@@ -3,8 +3,7 @@
 A stream may also have one bulk: megabytes, of which only the newest matter. They go to a file of the spool, sealed, and
 the key to a row of this file, in the transaction of the records that came with them.
 
-One thread writes. Whatever has been asked for while it was busy goes into its next transaction (group commit), so the
-cost of reaching the disk is shared: WAL mode with `synchronous=FULL`, which syncs the log at every commit.
+One thread writes (`group_commit`), in WAL mode with `synchronous=FULL`, which syncs the log at every commit.
 What is erased is overwritten with zeros in the file (`secure_delete`) and gone from the log (checkpoint, truncated);
 what a copying file system, a snapshot or a disk's own spare sectors keep is beyond a process's reach.
 
@@ -13,24 +12,22 @@ The file is readable by its owner only, and one process has it open at a time.
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
 import contextlib
 import fcntl
 import os
-import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.home.group_commit import Change, GroupCommit, Work, files_in_use, journal_unavailable
 from smpc_fl.nodes.home.spool import Slot, Spool
 
-GROUP = 256
-"""Requests in one transaction, at most."""
+_ROWS = 100
+"""Rows in one statement, at most."""
 _APPLICATION = 0x534D5043
 _VERSION = 2
 """Version 1 had no bulk."""
@@ -38,42 +35,23 @@ _SCHEMA = f"""
 CREATE TABLE IF NOT EXISTS records (id INTEGER PRIMARY KEY, stream TEXT NOT NULL, kind TEXT NOT NULL, data BLOB NOT NULL);
 CREATE INDEX IF NOT EXISTS by_stream ON records (stream, id);
 CREATE TABLE IF NOT EXISTS named (key TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS bulk (stream TEXT PRIMARY KEY, file INTEGER NOT NULL, size INTEGER NOT NULL, key BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS bulk (stream TEXT PRIMARY KEY, file INTEGER NOT NULL, size INTEGER NOT NULL, key BLOB NOT NULL)
+  WITHOUT ROWID;
 PRAGMA application_id = {_APPLICATION};
 PRAGMA user_version = {_VERSION};
 """
-
-Work = Callable[[sqlite3.Connection], object]
-
-
-class _Request:
-    """One caller's change: all of it is committed, or none."""
-
-    def __init__(self, work: Work, *, erases: bool, bulk: tuple[str, Buffer] | None) -> None:
-        self.work = work
-        self.erases = erases
-        self.bulk = bulk
-        self.slot: Slot | None = None  # where the bulk was written, if it is the stream's newest
-        self.done: concurrent.futures.Future[None] = concurrent.futures.Future()
 
 
 class Journal:
     """Open one with `Journal.open`. Reads may be called from any thread and see whatever was acknowledged."""
 
-    def __init__(
-        self, path: Path, lock: int, writer: sqlite3.Connection, reader: sqlite3.Connection, spool: Spool
-    ) -> None:
+    def __init__(self, path: Path, lock: int, writer: GroupCommit, reader: sqlite3.Connection) -> None:
         self.path = path
         self._lock = lock
         self._writer = writer
         self._reader = reader
         self._reading = threading.Lock()
-        self._spool = spool
-        self._spooling = threading.Lock()  # no file is written anew between reading its row and reading it
-        self._requests: queue.SimpleQueue[_Request | None] = queue.SimpleQueue()
         self._closed = False
-        self._thread = threading.Thread(target=self._run, name=f"journal {path.name}", daemon=True)
-        self._thread.start()
 
     @classmethod
     def open(cls, path: Path | str) -> Self:
@@ -89,11 +67,11 @@ class Journal:
                 writer = _connect(path, undo)
                 reader = _connect(path, undo)
                 spool = Spool(path.parent / "spool")
-                spool.keep(_files(writer))
+                spool.keep(files_in_use(writer))
             except (OSError, sqlite3.Error) as error:
-                raise _unavailable(path, "opened", error) from None
+                raise journal_unavailable(path, "opened", error) from None
             undo.pop_all()
-        return cls(path, lock, writer, reader, spool)
+        return cls(path, lock, GroupCommit(path, writer, spool), reader)
 
     def __enter__(self) -> Self:
         return self
@@ -110,12 +88,11 @@ class Journal:
 
     async def append_all(self, stream: str, records: Sequence[tuple[str, bytes]], bulk: Buffer | None = None) -> None:
         """Add records to the end of `stream`, and replace its bulk if one is given: all of it or nothing, whatever
-        happens. `bulk` is not copied: leave it unchanged until this returns. Raises `Unavailable`."""
+        happens. Raises `Unavailable`.
+
+        `bulk` is not copied: leave it unchanged until this returns, and for good if the call was cancelled."""
         rows = [(stream, kind, data) for kind, data in records]
-        await self._change(
-            lambda db: db.executemany("INSERT INTO records (stream, kind, data) VALUES (?, ?, ?)", rows),
-            bulk=None if bulk is None else (stream, bulk),
-        )
+        await self._change(lambda db: _insert(db, rows), bulk=None if bulk is None else (stream, bulk))
 
     async def erase(self, stream: str, kinds: Collection[str] | None = None, bulk: bool = True) -> None:
         """Remove a stream's records (of these kinds only, if given), and its bulk, from the file and its log.
@@ -157,9 +134,9 @@ class Journal:
     def read_bulk(self, stream: str) -> bytearray | None:
         """A stream's bulk, or None. Raises `Unavailable`, also when its file is gone or is not the one that was written
         (as after the journal came back from a backup and the spool did not)."""
-        with self._spooling:
+        with self._writer.spooling:  # no file is written anew between reading its row and reading it
             rows = self._fetch("SELECT file, size, key FROM bulk WHERE stream = ?", stream)
-            return self._spool.read(Slot(*rows[0])) if rows else None
+            return self._writer.spool.read(Slot(*rows[0])) if rows else None
 
     def streams(self, prefix: str = "") -> list[str]:
         """Names of the streams that hold a record and start with `prefix`, the one begun first in front."""
@@ -179,11 +156,9 @@ class Journal:
         if self._closed:
             return
         self._closed = True
-        self._requests.put(None)
-        self._thread.join()
+        self._writer.close()
         with self._reading:
             self._reader.close()
-        self._writer.close()
         os.close(self._lock)
 
     # --- inside ---------------------------------------------------------------------------------------------------
@@ -191,102 +166,26 @@ class Journal:
     def _fetch(self, query: str, *values: str) -> list[tuple[Any, ...]]:
         with self._reading:
             if self._closed:
-                raise _unavailable(self.path, "read", "it is closed")
+                raise journal_unavailable(self.path, "read", "it is closed")
             try:
                 return self._reader.execute(query, values).fetchall()
             except sqlite3.Error as error:
-                raise _unavailable(self.path, "read", error) from None
+                raise journal_unavailable(self.path, "read", error) from None
 
     async def _change(self, work: Work, *, erases: bool = False, bulk: tuple[str, Buffer] | None = None) -> None:
         if self._closed:
-            raise _unavailable(self.path, "written", "it is closed")
-        request = _Request(work, erases=erases, bulk=bulk)
-        self._requests.put(request)
-        # A caller that is cancelled leaves its request behind: it may be in a transaction already.
-        await asyncio.shield(asyncio.wrap_future(request.done))
+            raise journal_unavailable(self.path, "written", "it is closed")
+        await self._writer.make(Change(work, erases=erases, bulk=bulk))
 
-    def _run(self) -> None:
-        stopping = False
-        while not stopping:
-            group: list[_Request] = []
-            request = self._requests.get()
-            while True:
-                if request is None:
-                    stopping = True
-                    break
-                group.append(request)
-                if len(group) == GROUP:
-                    break
-                try:
-                    request = self._requests.get_nowait()
-                except queue.Empty:
-                    break
-            if group:
-                self._commit(group)
 
-    def _commit(self, group: list[_Request]) -> None:
-        try:
-            self._transact(group)
-        except Exception as error:
-            # A commit whose sync failed may yet be found after a crash: what it refers to stays until the next one.
-            self._sweep(group, {request.slot.file for request in group if request.slot})
-            # One request too big for the disk must not take the others with it: each on its own.
-            if len(group) > 1:
-                for request in group:
-                    self._commit([request])
-            else:
-                self._fail(group[0], error)
-            return
-        self._sweep(group)
-        erasing = [request for request in group if request.erases]
-        try:
-            if erasing:
-                self._truncate_log()
-        except sqlite3.Error as error:
-            for request in erasing:
-                self._fail(request, error)
-        for request in group:
-            if not request.done.done():
-                request.done.set_result(None)
-
-    def _fail(self, request: _Request, error: Exception) -> None:
-        unavailable = isinstance(error, sqlite3.Error | OSError)
-        request.done.set_exception(_unavailable(self.path, "written", error) if unavailable else error)
-
-    def _transact(self, group: list[_Request]) -> None:
-        self._write_bulk(group)
-        self._writer.execute("BEGIN IMMEDIATE")
-        try:
-            for request in group:
-                request.work(self._writer)
-                if request.bulk and request.slot:
-                    row = (request.bulk[0], request.slot.file, request.slot.size, request.slot.key)
-                    self._writer.execute(
-                        "INSERT OR REPLACE INTO bulk (stream, file, size, key) VALUES (?, ?, ?, ?)", row
-                    )
-            self._writer.execute("COMMIT")
-        except BaseException:
-            if self._writer.in_transaction:
-                self._writer.execute("ROLLBACK")
-            raise
-
-    def _write_bulk(self, group: list[_Request]) -> None:
-        """The newest bulk of each stream goes to the disk; what it replaces in the same group never existed."""
-        newest = {request.bulk[0]: (request, request.bulk[1]) for request in group if request.bulk}
-        for request, data in newest.values():
-            with self._spooling:
-                request.slot = self._spool.write(data)
-
-    def _sweep(self, group: list[_Request], doubtful: Collection[int] = ()) -> None:
-        """Let the spool reuse what no row refers to: asked of the table, so that it is true after a failure as well."""
-        if any(request.erases or request.bulk for request in group):
-            with contextlib.suppress(sqlite3.Error), self._spooling:  # asked again after the next change
-                self._spool.keep(_files(self._writer).union(doubtful))
-
-    def _truncate_log(self) -> None:
-        busy, _, _ = self._writer.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise sqlite3.OperationalError("the log could not be truncated")
+def _insert(db: sqlite3.Connection, rows: list[tuple[str, str, bytes]]) -> None:
+    """One statement for many rows: between two statements, other threads of the process have their turn."""
+    for start in range(0, len(rows), _ROWS):
+        some = rows[start : start + _ROWS]
+        values = ", ".join(["(?, ?, ?)"] * len(some))
+        db.execute(
+            f"INSERT INTO records (stream, kind, data) VALUES {values}", [field for row in some for field in row]
+        )
 
 
 def _lock(path: Path, undo: contextlib.ExitStack) -> int:
@@ -326,16 +225,3 @@ def _version(connection: sqlite3.Connection) -> int | None:
     """The version of a journal, None for what is not one."""
     found = [connection.execute(f"PRAGMA {name}").fetchone()[0] for name in ("application_id", "user_version")]
     return int(found[1]) if found[0] == _APPLICATION else None
-
-
-def _files(connection: sqlite3.Connection) -> set[int]:
-    """The spool's files that hold the newest bulk of a stream."""
-    return {int(file) for (file,) in connection.execute("SELECT file FROM bulk")}
-
-
-def _unavailable(path: Path, verb: str, error: Exception | str) -> Unavailable:
-    """SQLite's and the system's messages name files, tables and causes, never data."""
-    text = str(error) if isinstance(error, str) or not isinstance(error, OSError) else os.strerror(error.errno or 0)
-    return Unavailable(
-        f"the journal {path} cannot be {verb}: {text}. See to the disk and its free space, then try again"
-    )

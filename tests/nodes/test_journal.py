@@ -17,7 +17,8 @@ from pathlib import Path
 import pytest
 
 from smpc_fl.errors import Unavailable
-from smpc_fl.nodes.home.journal import GROUP, Journal
+from smpc_fl.nodes.home.group_commit import GROUP
+from smpc_fl.nodes.home.journal import Journal
 
 
 @pytest.fixture
@@ -132,7 +133,7 @@ def test_a_place_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 
 async def test_settings_that_durability_and_erasure_rest_on(journal: Journal) -> None:
-    for connection in (journal._writer, journal._reader):
+    for connection in (journal._writer.connection, journal._reader):
         for name, value in (("journal_mode", "wal"), ("synchronous", 2), ("secure_delete", 1)):
             assert connection.execute(f"PRAGMA {name}").fetchone() == (value,)
 
@@ -142,14 +143,14 @@ async def test_a_busy_writer_takes_many_requests_into_one_transaction(
 ) -> None:
     groups: list[int] = []
     go = threading.Event()
-    transact = journal._transact
+    transact = journal._writer._transact
 
     def slow(group: list[object]) -> None:
         go.wait()
         groups.append(len(group))
         transact(group)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(journal, "_transact", slow)
+    monkeypatch.setattr(journal._writer, "_transact", slow)
     tasks = [asyncio.create_task(journal.append("s", str(i), bytes([i % 256]))) for i in range(1000)]
     await asyncio.wait(tasks, timeout=0)
     go.set()
@@ -162,8 +163,8 @@ async def test_a_busy_writer_takes_many_requests_into_one_transaction(
 
 async def test_a_full_disk_is_reported_and_outlived(journal: Journal) -> None:
     await journal.append("s", "before", b"x")
-    pages = journal._writer.execute("PRAGMA page_count").fetchone()[0]
-    journal._writer.execute(f"PRAGMA max_page_count = {pages + 4}")
+    pages = journal._writer.connection.execute("PRAGMA page_count").fetchone()[0]
+    journal._writer.connection.execute(f"PRAGMA max_page_count = {pages + 4}")
     results = await asyncio.gather(
         journal.append("s", "small", b"y"),
         journal.append("s", "big", bytes(1 << 20)),
@@ -175,7 +176,7 @@ async def test_a_full_disk_is_reported_and_outlived(journal: Journal) -> None:
     assert "database or disk is full" in str(results[1])
     assert "free space" in str(results[1])
     assert journal.read("s") == [("before", b"x"), ("small", b"y"), ("small", b"w")]
-    journal._writer.execute("PRAGMA max_page_count = 1000000")
+    journal._writer.connection.execute("PRAGMA max_page_count = 1000000")
     await journal.append("s", "big", bytes(1 << 20))
     assert [kind for kind, _ in journal.read("s")] == ["before", "small", "small", "big"]
 
@@ -196,7 +197,7 @@ async def test_an_error_of_the_disk_is_reported_and_outlived(journal: Journal, p
 
 async def test_a_log_that_cannot_be_truncated_fails_the_erasure_alone(journal: Journal, path: Path) -> None:
     await journal.append("s", "seed", b"secret")
-    journal._writer.execute("PRAGMA busy_timeout = 0")
+    journal._writer.connection.execute("PRAGMA busy_timeout = 0")
     with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as reader:
         reader.execute("BEGIN")
         reader.execute("SELECT * FROM records").fetchall()
@@ -221,13 +222,13 @@ async def test_a_cancelled_caller_does_not_disturb_the_others(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     go = threading.Event()
-    transact = journal._transact
+    transact = journal._writer._transact
 
     def slow(group: list[object]) -> None:
         go.wait()
         transact(group)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(journal, "_transact", slow)
+    monkeypatch.setattr(journal._writer, "_transact", slow)
     first, second = (asyncio.create_task(journal.append("s", name, b"")) for name in ("first", "second"))
     await asyncio.wait({first, second}, timeout=0)
     first.cancel()
