@@ -102,7 +102,7 @@ from smpc_fl.protocols.vectors import Parallel, VectorOpener
 from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, carrier, commitment, commitment_to, report_id, stream
+from smpc_fl.shares import Context, carrier, commitment, report_id, stream
 
 
 class State(Enum):
@@ -358,7 +358,7 @@ class AggregatorRound:
             kept = self._keep(SeedTaken(owner, id_, seed))
         else:
             opener = self._opened(owner, message, attachment)
-            self._check_commitment(owner, message, commitment_to(channel.open_blinder(message.sealed), opener.finish()))
+            self._check_commitment(owner, message, commitment(channel.open_blinder(message.sealed), opener.finish()))
             self._add(opener.words)
             kept = self._keep(VectorAdded(owner, id_), self._snapshot)
         commands: list[Command] = [kept, receipt]

@@ -43,14 +43,14 @@ class Channel:
     manifest_hash: bytes
     about: bytes
 
-    def _key(self, kind: str) -> bytes:
+    def _key(self, kind: str, about: bytes | None = None) -> bytes:
         return channel_key(
             self.own_private,
             self.peer_public,
             sender=self.sender,
             receiver=self.receiver,
             manifest_hash=self.manifest_hash,
-            about=self.about,
+            about=self.about if about is None else about,
             kind=kind,
         )
 
@@ -75,8 +75,10 @@ class Channel:
         return blinder
 
     def vector_key(self) -> bytes:
-        """The key of the stream that the owner's vector travels in (`vectors.stream`)."""
-        return self._key("owner>aggregator vector")
+        """The key of the stream that the owner's vector travels in (`vectors.stream`).
+
+        Not about the report's id, which names the vector's tags and so comes later: the ephemeral key is the report's own."""
+        return self._key("owner>aggregator vector", b"")
 
     def partial_key(self) -> bytes:
         """The key of the stream that a partial sum travels in."""

@@ -76,7 +76,7 @@ from smpc_fl.protocols.records import Accepted, Closed, Done, Record, Reporting
 from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, carrier, commitment, commitment_to, hash_share, report_id, split, stream
+from smpc_fl.shares import Context, carrier, commitment, report_id, split, stream
 
 if TYPE_CHECKING:
     from smpc_fl.learning.update import SecureVector
@@ -354,22 +354,20 @@ class OwnerRound:
         """Draw this attempt's seeds, blinders and ephemeral key; keep them with the sealed vector; then send the seeds."""
         manifest, to = self._manifest, self._carrier
         of = ring(manifest.ring_bits)
-        context, hashed = Context(self.manifest_hash, self.party.id), hash_share()
-        shares = split(
-            encoded, of, context, self._aggregators, to, self._entropy,
-            absorb=lambda chunk: hashed.update(vectors.pack(of, chunk)),
-        )  # fmt: skip
+        ephemeral = KeyPair.generate(self._entropy).private
+        key = self._channel(to, ephemeral, b"").vector_key()
+        sealer = vectors.VectorSealer(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of)
+        context = Context(self.manifest_hash, self.party.id)
+        # The integers are not kept: the sealed vector and the seeds are them.
+        shares = split(encoded, of, context, self._aggregators, to, self._entropy, into=encoded, absorb=sealer)
         blinders = [self._entropy(BLINDER_BYTES) for _ in self._aggregators]
         commitments = [
-            commitment_to(blinder, hashed.digest()) if a == to else commitment(blinder, shares.seeds[a])
+            commitment(blinder, sealer.tags if a == to else shares.seeds[a])
             for a, blinder in zip(self._aggregators, blinders, strict=True)
         ]
-        ephemeral = KeyPair.generate(self._entropy).private
-        key = self._channel(to, ephemeral, report_id(commitments)).vector_key()
-        sealed = vectors.seal_vector(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of, shares.vector)
         record = Reporting(dict(shares.seeds), blinders, commitments, ephemeral.reveal(), key)
-        self._sealed = sealed
-        return [self._keep(record, lambda: sealed), *self._outstanding()]
+        self._sealed = sealer.sealed
+        return [self._keep(record, lambda: sealer.sealed), *self._outstanding()]
 
     def _channel(self, aggregator: str, ephemeral: Secret, about: bytes) -> Channel:
         if not self._prekeys:

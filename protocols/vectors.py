@@ -1,6 +1,6 @@
 """A vector on its way: packed (`ring`), cut in chunks, each chunk sealed (`sealing.Stream`), one fragment of the message each.
 
-A chunk is as many elements as the PRG makes at a time, so that arithmetic, packing, hashing and sealing of a chunk follow
+A chunk is as many elements as the PRG makes at a time, so that arithmetic, packing and sealing of a chunk follow
 one another while it is in the cache; and a fragment that is exactly a sealed chunk is opened where the socket has put it,
 into the place where it is wanted.
 """
@@ -15,7 +15,6 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.prg import CHUNK, Prg, add_streams
 from smpc_fl.ring import Ring, RingArray
 from smpc_fl.sealing import TAG, Stream, StreamOpener
-from smpc_fl.shares import hash_share
 
 Parallel = Callable[[Callable[[int, int], None], int], None]
 """Calls work(first, last) for ranges that cover 0 .. n - 1, in any order or at once, and returns when all are done."""
@@ -54,11 +53,6 @@ def stream(key: bytes, manifest_hash: bytes, ring: Ring, n: int) -> Stream:
     return Stream(key, manifest_hash, ring.packed_size(n), chunk_size(ring))
 
 
-def seal_vector(stream: Stream, ring: Ring, words: RingArray) -> bytearray:
-    """The sealed stream of `words`."""
-    return seal_sum(stream, ring, words, ())
-
-
 def seal_sum(
     stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial
 ) -> bytearray:
@@ -77,16 +71,37 @@ def seal_sum(
     return sealed
 
 
+class VectorSealer:
+    """Seals a vector chunk by chunk, as each is finished, into `sealed`.
+
+    `tags` are the chunks' authentication tags: 128 bits each under a key that is used for this vector alone. They stand for
+    the vector in its commitment, where a hash of it would cost more than all else that is done to it. Only who has the key,
+    the owner itself and its carrier, could find another vector with the same tags: the carrier is the one who checks them,
+    and an owner chooses what it sends in any case."""
+
+    def __init__(self, stream: Stream, ring: Ring) -> None:
+        self.sealed = bytearray(stream.sealed_length)
+        self.tags = bytearray()
+        self._stream, self._ring, self._view = stream, ring, memoryview(self.sealed)
+        self._number = 0
+
+    def __call__(self, chunk: RingArray) -> None:
+        """Takes the next chunk of `chunk_elements` elements (the last one: of what is left)."""
+        place = self._view[self._stream.sealed(self._number)]
+        self._stream.seal(self._number, pack(self._ring, chunk), place)
+        self.tags += place[-TAG:]
+        self._number += 1
+
+
 class VectorOpener:
     """Takes a sealed vector fragment by fragment and puts it into `words`, ring[n]: a sink for the transport.
 
-    `words` is whole only once `finish` has said so. `hashed`: whether somebody wants its hash."""
+    `words` is whole only once `finish` has said so."""
 
-    def __init__(self, stream: Stream, ring: Ring, words: RingArray, *, hashed: bool = True) -> None:
+    def __init__(self, stream: Stream, ring: Ring, words: RingArray) -> None:
         self.words = words
         self._ring = ring
         self._opener = StreamOpener(stream, None if ring.packed else ring.as_buffer(words))
-        self._hash = hash_share() if hashed else None
         self._done = 0
 
     def __repr__(self) -> str:
@@ -95,22 +110,20 @@ class VectorOpener:
     def __call__(self, fragment: Buffer) -> None:
         """Takes the next sealed bytes, of any number. Raises `DecryptionFailed`."""
         for plain in self._opener.feed(fragment):
-            if self._hash is not None:
-                self._hash.update(plain)
             if self._ring.packed:
                 place = slice(self._done, min(self._done + chunk_elements(self._ring), self.words.size))
                 self._ring.unpack_into(plain, self.words[place])
                 self._done = place.stop
 
     def finish(self) -> bytes:
-        """The hash of the share (`shares.hash_share`), if wanted. Raises `DecryptionFailed` when the stream was cut short."""
+        """The tags, as the sealer had them. Raises `DecryptionFailed` when the stream was cut short."""
         self._opener.finish()
-        return self._hash.digest() if self._hash is not None else b""
+        return bytes(self._opener.tags)
 
 
 def open_vector(stream: Stream, ring: Ring, n: int, sealed: Buffer) -> RingArray:
     """A whole sealed vector, ring[n]. Raises `DecryptionFailed`."""
-    opener = VectorOpener(stream, ring, np.empty(n, ring.dtype), hashed=False)
+    opener = VectorOpener(stream, ring, np.empty(n, ring.dtype))
     opener(sealed)
     opener.finish()
     return opener.words

@@ -181,6 +181,8 @@ class StreamOpener:
         self._scratch = memoryview(bytearray(0 if into is not None else min(stream.chunk, stream.length)))
         self._number = 0
         self._pending = bytearray()
+        self.tags = bytearray()
+        """The authentication tags of the chunks that were opened."""
 
     def feed(self, piece: Buffer) -> Iterator[memoryview]:
         """The plaintext of each chunk that became complete with these sealed bytes (often of none), in order.
@@ -207,6 +209,7 @@ class StreamOpener:
         place = self._stream.plain(self._number)
         plain = self._scratch[: place.stop - place.start] if self._into is None else self._into[place]
         self._stream.open(self._number, sealed, plain)
+        self.tags += sealed[-TAG:]
         self._number += 1
         self._pending.clear()
         return plain

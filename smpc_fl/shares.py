@@ -9,7 +9,6 @@ draft-irtf-cfrg-vdaf): an upload costs what x itself costs, whatever m is. The o
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -60,11 +59,14 @@ def split(
     aggregators: Sequence[str],
     carrier: str,
     entropy: Entropy,
+    *,
+    into: RingArray | None = None,
     absorb: Callable[[RingArray], None] = _ignore,
 ) -> Shares:
-    """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is.
+    """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is,
+    unless the vector is to go `into` it.
 
-    `absorb` is shown the vector chunk by chunk while each is in the cache, to hash it.
+    `absorb` is given the vector chunk by chunk while each is in the cache, to seal it.
 
     Two different x must never be shared under the same seeds and context: whoever gets both vectors sees the difference."""
     ring.check(x)
@@ -74,7 +76,7 @@ def split(
     seeds = {aggregator: entropy(SEED_SIZE) for aggregator in ordered if aggregator != carrier}
     if len(set(seeds.values())) != len(seeds):
         raise InternalError("the source of entropy gave the same seed twice: it must not be used")
-    vector = x.copy()
+    vector = x.copy() if into is None else into
     streams = [stream(seed, context, aggregator) for aggregator, seed in seeds.items()]
     for place in subtract_streams(ring, vector, streams):
         absorb(vector[place])
@@ -92,24 +94,13 @@ def expand_seed(seed: bytes, ring: Ring, n: int, context: Context, aggregator: s
 
 
 def commitment(blinder: bytes, share: Buffer) -> bytes:
-    """32 bytes that bind to `share` (a seed, or the packed vector) and tell nothing of it to who lacks the `blinder`.
+    """32 bytes that bind to `share` (a seed, or the tags of the sealed vector: `vectors.VectorSealer`) and tell nothing of
+    it to who lacks the `blinder`.
 
-    Without the 32 random bytes, those who know all seeds could test guesses of a small x against the vector's hash."""
-    return commitment_to(blinder, hash_share(share).digest())
-
-
-def hash_share(share: Buffer = b"") -> hashlib._Hash:
-    """The unblinded hash of a share, which may be absorbed in pieces (`update`). It stays with who holds the share.
-
-    SHA-256 (FIPS 180-4) and not BLAKE2b, because processors have instructions for it: 1.7 against 0.9 GB/s."""
-    return hashlib.sha256(share)
-
-
-def commitment_to(blinder: bytes, hashed: bytes) -> bytes:
-    """`commitment` to the share of this `hash_share`."""
+    Without the 32 random bytes, those who know all seeds could test guesses of a small x against the commitment."""
     if len(blinder) != BLINDER_SIZE:
         raise BadInput(f"a blinder has {BLINDER_SIZE} bytes, not {len(blinder)}")
-    return digest("smpc-fl/1 share", blinder, hashed)
+    return digest("smpc-fl/1 share", blinder, share)
 
 
 def report_id(commitments: Sequence[bytes]) -> bytes:
