@@ -23,17 +23,16 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 
+from smpc_fl.chunks import Floats, chunks, floats
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput, CapacityExceeded, NotFinite, ShapeMismatch
-from smpc_fl.ring import RING64, Ring, RingArray
+from smpc_fl.ring import LEAST_BITS, MOST_BITS, Ring, RingArray
 
 Rounding = Literal["nearest", "stochastic"]
 
 MOST_FRACTIONAL_BITS = 52
 """More would be finer than a float64 near 1."""
 LEAST_FRACTIONAL_BITS = -64
-
-_CHUNK = 1 << 15  # elements; temporaries of this size stay in the cache
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +46,11 @@ class FixedPoint:
         if not LEAST_FRACTIONAL_BITS <= self.fractional_bits <= 64:
             raise BadInput(f"{self.fractional_bits} fractional bits: use {LEAST_FRACTIONAL_BITS} to 64")
 
+    @property
+    def scale(self) -> float:
+        """2^fractional_bits; multiplying by it is exact."""
+        return 2.0**self.fractional_bits
+
     def encode(
         self, values: npt.NDArray[np.floating], rounding: Rounding = "nearest", entropy: Entropy | None = None
     ) -> RingArray:
@@ -56,39 +60,54 @@ class FixedPoint:
         for NaN or infinity, and `CapacityExceeded` for a value that the ring cannot hold; never clips."""
         if values.ndim != 1 or values.dtype.kind != "f" or values.dtype.itemsize > 8:
             raise ShapeMismatch(f"expected float64[n], got {values.ndim} dimensions of {values.dtype}")
-        scale, limit = 2.0**self.fractional_bits, 2.0 ** (self.ring.bits - 1)
-        out = self.ring.zeros(values.size)
-        signed = out.view(f"<i{self.ring.itemsize}")
-        for start in range(0, values.size, _CHUNK):
-            part = values[start : start + _CHUNK].astype(np.float64)
-            if not np.isfinite(part).all():
+        if rounding == "stochastic" and entropy is None:
+            raise BadInput("stochastic rounding needs a source of entropy")
+        out: RingArray = np.empty(values.size, self.ring.dtype)
+        for place, part in floats(values):
+            with np.errstate(over="ignore"):  # what overflows does not fit
+                part *= self.scale
+            if rounding == "stochastic" and entropy is not None:
+                _round_stochastically(part, entropy)
+            try:
+                self.put(part, out[place])
+            except CapacityExceeded:
+                if np.isfinite(values[place]).all():
+                    raise
                 raise NotFinite(
                     "a vector holds NaN or infinity: find the step that diverged (often too high a learning rate)"
-                )
-            with np.errstate(over="ignore"):
-                part *= scale  # exact: a power of two; what overflows is caught below
-            if rounding == "nearest":
-                np.rint(part, out=part)
-            elif entropy is not None:
-                _round_stochastically(part, entropy)
-            else:
-                raise BadInput("stochastic rounding needs a source of entropy")
-            if not (np.abs(part) < limit).all():
-                raise CapacityExceeded(
-                    f"a value does not fit {self.ring.bits} bits with {self.fractional_bits} after the point: "
-                    "use a smaller bound or clip, fewer fractional bits, or ring_bits=64"
-                )
-            signed[start : start + _CHUNK] = part
+                ) from None
         return out
 
-    def decode(self, a: RingArray) -> npt.NDArray[np.float64]:
+    def put(self, scaled: Floats, out: RingArray, bound: float = math.inf) -> None:
+        """out <- `scaled`, values times `scale`, rounded to nearest (in place).
+
+        Raises `CapacityExceeded` where one does not fit the ring, as NaN does not, or is beyond ±bound (as rounded)."""
+        np.rint(scaled, out=scaled)
+        largest = max(float(scaled.max(initial=0.0)), -float(scaled.min(initial=0.0)))
+        if not largest < 2.0 ** (self.ring.bits - 1):
+            raise CapacityExceeded(
+                f"a value does not fit {self.ring.bits} bits with {self.fractional_bits} after the point: "
+                "use a smaller bound or clip, fewer fractional bits, or ring_bits=64"
+            )
+        if largest > np.rint(bound * self.scale):
+            raise CapacityExceeded("a slot of the vector is beyond its clip: the sum could leave the ring")
+        np.copyto(out.view(f"<i{self.ring.itemsize}"), scaled, casting="unsafe")
+
+    def decode(self, a: RingArray) -> Floats:
         """ring[n] -> float64[n]: exact up to 53 significant bits, then rounded to nearest."""
-        values: npt.NDArray[np.float64] = self.ring.to_signed(a).astype(np.float64)
-        values *= 2.0**-self.fractional_bits
+        self.ring.check(a)
+        values = np.empty(a.size, np.float64)
+        # Moved up to the top of its word, an element has its sign where the processor looks for it.
+        spare = 8 * self.ring.itemsize - self.ring.bits
+        unit = 2.0 ** -(self.fractional_bits + spare)
+        for place in chunks(a.size):
+            words = a[place] << spare if spare else a[place]
+            np.copyto(values[place], words.view(f"<i{self.ring.itemsize}"))
+            values[place] *= unit
         return values
 
 
-def _round_stochastically(part: npt.NDArray[np.float64], entropy: Entropy) -> None:
+def _round_stochastically(part: Floats, entropy: Entropy) -> None:
     """part <- floor(part) + (U < fraction), U = k · 2^-53 uniform: a bias below 2^-53."""
     down = np.floor(part)
     uniform = (np.frombuffer(entropy(8 * part.size), "<u8") >> np.uint64(11)) * 2.0**-53
@@ -105,7 +124,7 @@ def largest_fractional_bits(ring: Ring, owners: int, bound: float, weight_max: f
         if _total(bits, owners, bound, weight_max, noise) <= ring.largest:
             return bits
     raise CapacityExceeded(
-        f"no scale lets the sum of {owners} owners fit {ring.bits} bits: use a smaller bound, less noise or ring_bits=64"
+        f"no scale lets the sum of {owners} owners fit {ring.bits} bits: use a smaller bound, less noise or more ring_bits"
     )
 
 
@@ -113,19 +132,21 @@ def check_capacity(
     ring: Ring, fractional_bits: int, owners: int, bound: float, weight_max: float = 1.0, noise: int = 0
 ) -> None:
     """Raises `CapacityExceeded`, with what would do, where the sum of `owners` values could leave the ring."""
-    total = _total(fractional_bits, owners, bound, weight_max, noise)
-    if total <= ring.largest:
-        return
-    fits64 = total <= RING64.largest
-    raise CapacityExceeded(
-        f"the sum of {owners} owners with bound {bound:g} needs {total.bit_length() + 1} bits at {fractional_bits} "
-        f"fractional bits and could leave the ring of {ring.bits}: "
-        + (
-            "use ring_bits=64, or fewer fractional bits"
-            if fits64
-            else "not even 64 bits would do, use fewer fractional bits"
+    needed = _total(fractional_bits, owners, bound, weight_max, noise).bit_length() + 1  # one for the sign
+    if needed > ring.bits:
+        remedy = f"use ring_bits={needed}" if needed <= MOST_BITS else f"not even {MOST_BITS} bits would do"
+        raise CapacityExceeded(
+            f"the sum of {owners} owners with bound {bound:g} needs {needed} bits at {fractional_bits} fractional bits "
+            f"and could leave the ring of {ring.bits}: {remedy}, or use fewer fractional bits"
         )
-    )
+
+
+def fewest_bits(fractional_bits: int, owners: int, bound: float, weight_max: float = 1.0, noise: int = 0) -> int:
+    """The bits of the smallest ring, 8 to 64, that the capacity rule allows at this scale.
+
+    Raises `CapacityExceeded` where not even 64 will do."""
+    check_capacity(Ring(MOST_BITS), fractional_bits, owners, bound, weight_max, noise)
+    return max(LEAST_BITS, _total(fractional_bits, owners, bound, weight_max, noise).bit_length() + 1)
 
 
 def _total(fractional_bits: int, owners: int, bound: float, weight_max: float, noise: int) -> int:

@@ -8,25 +8,34 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
+from smpc_fl.chunks import Floats, floats
 from smpc_fl.errors import NotFinite, ShapeMismatch
 from smpc_fl.jobs import FedAvg, FedSGD
 from smpc_fl.plans.layout import Layout, Vector
 
 
 def apply(
-    strategy: FedAvg | FedSGD, model: Vector, mean: npt.NDArray[np.float64], layout: Layout
+    strategy: FedAvg | FedSGD, model: Vector, total: Floats, layout: Layout, *, weight: float = 1.0
 ) -> npt.NDArray[np.float32]:
-    """float32[d], the next model; computed in float64, rounded once.
+    """float32[d], the next model, from the owners' weighted `total` float64[d] and the sum of their weights (or from
+    their mean, and 1); computed in float64, rounded once.
 
     FedAvg (McMahan et al. 2017, Algorithm 1): θ + server_lr · mean of changes. FedSGD (section 2): θ - lr · mean of
     gradients. Raises `ShapeMismatch`; `NotFinite` when the step leaves float32."""
     layout.check(model)
-    if mean.shape != model.shape:
-        raise ShapeMismatch(f"the mean update has shape {mean.shape}, the model {model.shape}")
+    if total.shape != model.shape:
+        raise ShapeMismatch(f"the update has shape {total.shape}, the model {model.shape}")
     rate = strategy.server_lr if isinstance(strategy, FedAvg) else -strategy.lr
-    step = np.where(layout.trained(), rate * mean, mean)
+    following = np.empty_like(model)
     with np.errstate(over="ignore"):  # an overflow is reported below, by name
-        following = (model.astype(np.float64) + step).astype(np.float32)
+        for trained, stretch in layout.stretches():
+            before, after = model[stretch], following[stretch]
+            for place, step in floats(total[stretch]):
+                step /= weight
+                if trained:
+                    step *= rate
+                step += before[place]
+                after[place] = step
     if not np.isfinite(following).all():
         raise NotFinite("the next model holds NaN or infinity: lower the learning rate")
     return following

@@ -69,7 +69,7 @@ def _gradient(
     _check_batch(plan, len(x))
     loss, _ = run(plan.document.train, {**tensors, "$x": x, "$y": y}, functions)
     _backward(loss)
-    delta = _vector(plan, tensors) - model  # of the buffers; parameters have not moved
+    delta = _change(plan, model, tensors)  # of the buffers; parameters have not moved
     for part, place in plan.layout.slices():
         gradient = tensors["@" + part.name].grad
         if gradient is not None:  # a buffer has none, nor has a parameter that the graph leaves out
@@ -98,7 +98,7 @@ def _descend(
         _backward(loss)
         optimizer.step()
         total += float(loss.detach()) * len(batch)
-    return _vector(plan, tensors) - model, total / sum(len(batch) for batch in batches)
+    return _change(plan, model, tensors), total / sum(len(batch) for batch in batches)
 
 
 def _backward(loss: torch.Tensor) -> None:
@@ -110,8 +110,12 @@ def _backward(loss: torch.Tensor) -> None:
         ) from None
 
 
-def _vector(plan: Plan, tensors: Tensors) -> Vector:
-    return plan.layout.flatten({name.removeprefix("@"): tensor.detach().numpy() for name, tensor in tensors.items()})
+def _change(plan: Plan, model: Vector, tensors: Tensors) -> Vector:
+    """float32[d], what the tensors have become less what they were."""
+    delta: Vector = np.empty(plan.layout.size, np.float32)
+    for part, place in plan.layout.slices():
+        np.subtract(tensors["@" + part.name].detach().numpy().reshape(-1), model[place], out=delta[place])
+    return delta
 
 
 def _optimizer(parameters: list[torch.Tensor], local: LocalTraining) -> torch.optim.Optimizer:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from itertools import groupby
 
 import numpy as np
 import numpy.typing as npt
@@ -57,12 +58,13 @@ class Layout:
         if vector.shape != (self.size,) or vector.dtype != np.float32:
             raise ShapeMismatch(f"a model of this plan is float32[{self.size}], not {vector.dtype}{list(vector.shape)}")
 
-    def trained(self) -> npt.NDArray[np.bool_]:
-        """bool[d]: which slots belong to parameters; the others are buffers."""
-        mask = np.zeros(self.size, dtype=np.bool_)
-        for part, place in self.slices():
-            mask[place] = part.kind == "parameter"
-        return mask
+    def stretches(self) -> Iterator[tuple[bool, slice]]:
+        """The vector cut where parameters (True) and buffers (False) meet, in order."""
+        start = 0
+        for trained, parts in groupby(self.parts, lambda part: part.kind == "parameter"):
+            size = sum(part.size for part in parts)
+            yield trained, slice(start, start + size)
+            start += size
 
 
 def layout_of(plan: bytes) -> Layout:

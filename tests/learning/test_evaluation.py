@@ -36,7 +36,7 @@ def secure_mean(plan: Plan, y: torch.Tensor, bins: int) -> dict[str, float]:
     for rows in OWNERS:
         averages, count = evaluate(plan, plan.initial, X[rows], y[rows], bins)
         assert averages.shape == (layout.length,)
-        total += assemble(averages, row_weight(count, 1000), {}, layout=slots, clip=1.0, mode="saturate")
+        total += assemble(averages, row_weight(count, 1000), {}, layout=slots, clip=1.0, mode="saturate").dense()
     aggregate = disassemble(total, slots)
     assert aggregate.clipped == 0
     return read_evaluation(aggregate.mean, layout)
@@ -107,7 +107,7 @@ def test_a_loss_beyond_the_bound_saturates_in_the_vector_and_is_counted() -> Non
     averages, _ = evaluate(plan, plan.initial, X, torch.full((90,), 1e3), 16)
     assert averages[0] > 1
     slots = VectorLayout(1)
-    aggregate = disassemble(assemble(averages, 1.0, {}, layout=slots, clip=1.0, mode="saturate"), slots)
+    aggregate = disassemble(assemble(averages, 1.0, {}, layout=slots, clip=1.0, mode="saturate").dense(), slots)
     assert aggregate.mean[0] * METRIC_BOUND == METRIC_BOUND
     assert aggregate.clipped == 1
 

@@ -18,7 +18,8 @@ def one(
     payload: list[float], weight: float = 1.0, *, loss: float = 0.5, clip: float = 10.0, mode: str = "norm"
 ) -> np.ndarray[tuple[int, ...], np.dtype[np.float64]]:
     assert mode in ("norm", "saturate")
-    return assemble(np.array(payload), weight, {"loss": loss}, layout=LAYOUT, clip=clip, mode=mode)  # type: ignore[arg-type]
+    vector = assemble(np.array(payload), weight, {"loss": loss}, layout=LAYOUT, clip=clip, mode=mode)  # type: ignore[arg-type]
+    return vector.dense()
 
 
 def test_slots() -> None:
@@ -107,7 +108,7 @@ def test_no_mean_without_weight(weight: float) -> None:
 
 def test_a_vector_may_have_no_metrics_and_no_payload() -> None:
     layout = VectorLayout(0)
-    slots = assemble(np.zeros(0), 0.25, {}, layout=layout, clip=1.0, mode="norm")
+    slots = assemble(np.zeros(0), 0.25, {}, layout=layout, clip=1.0, mode="norm").dense()
     assert slots.tolist() == [0.25, 0.0]
     assert disassemble(slots, layout).total_weight == 0.25
 

@@ -25,7 +25,13 @@ def test_slices_lie_one_behind_the_other() -> None:
         ("c", slice(7, 11)),
     ]
     assert LAYOUT.size == 11
-    assert LAYOUT.trained().tolist() == [True] * 6 + [False] + [True] * 4
+
+
+def test_parameters_and_buffers_are_stretches_of_their_own() -> None:
+    weights = [Part(f"w{size}", [size], "parameter") for size in (1, 2, 3)]
+    statistics = [Part(f"s{size}", [size], "buffer") for size in (4, 5)]
+    assert list(Layout((*weights, *statistics)).stretches()) == [(True, slice(0, 6)), (False, slice(6, 15))]
+    assert [trained for trained, _ in LAYOUT.stretches()] == [True, False, True]
 
 
 @given(
