@@ -359,7 +359,7 @@ class OwnerRound:
         sealer = vectors.VectorSealer(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of)
         context = Context(self.manifest_hash, self.party.id)
         # The integers are not kept: the sealed vector and the seeds are them.
-        shares = split(encoded, of, context, self._aggregators, to, self._entropy, into=encoded, absorb=sealer)
+        shares = split(encoded, of, context, self._aggregators, to, self._entropy, in_place=True, absorb=sealer)
         blinders = [self._entropy(BLINDER_BYTES) for _ in self._aggregators]
         commitments = [
             commitment(blinder, sealer.tags if a == to else shares.seeds[a])

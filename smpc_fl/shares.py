@@ -60,11 +60,11 @@ def split(
     carrier: str,
     entropy: Entropy,
     *,
-    into: RingArray | None = None,
+    in_place: bool = False,
     absorb: Callable[[RingArray], None] = _ignore,
 ) -> Shares:
     """Shares ring[n] `x` among `aggregators` with 32 bytes of `entropy` for each but the `carrier`; `x` is left as it is,
-    unless the vector is to go `into` it.
+    unless the vector is to be made `in_place` of it.
 
     `absorb` is given the vector chunk by chunk while each is in the cache, to seal it.
 
@@ -76,7 +76,7 @@ def split(
     seeds = {aggregator: entropy(SEED_SIZE) for aggregator in ordered if aggregator != carrier}
     if len(set(seeds.values())) != len(seeds):
         raise InternalError("the source of entropy gave the same seed twice: it must not be used")
-    vector = x.copy() if into is None else into
+    vector = x if in_place else x.copy()
     streams = [stream(seed, context, aggregator) for aggregator, seed in seeds.items()]
     for place in subtract_streams(ring, vector, streams):
         absorb(vector[place])
