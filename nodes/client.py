@@ -8,14 +8,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+import msgspec
 import numpy as np
 import structlog
 
 from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
 from smpc_fl.hashing import digest
-from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, Stop, TrainJob
+from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.home.config import ResearcherConfig, load
 from smpc_fl.nodes.training_run import Following, Run, wait_for
@@ -171,17 +172,21 @@ class Federation:
         clip: float = 10.0,
         max_samples: int = 10_000,
         tolerance: float = 1e-2,
-        ring_bits: int | None = None,
+        ring_bits: RingBits | None = None,
+        update_bits: int | None = None,
         seed: int | None = None,
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
 
         `inputs`, `targets`: names of the owners' tensors. `clip`: largest L2 norm of an owner's update.
         `max_samples`: public cap on an owner's rows. `tolerance`: largest decoding error that is accepted, in the worst
-        case of k_min owners of one row each. `seed`: repeats a run; drawn by the system without it."""
+        case of k_min owners of one row each. `ring_bits`: bits that a number takes on the wire, 8 to 64, or "fit" for the
+        fewest that the tolerance allows; `update_bits`: bits of one owner's number, the ring's then being the fewest that
+        hold the sum. `seed`: repeats a run; drawn by the system without it."""
         cohort = sorted(owners) if owners is not None else self.owners
         if len(cohort) < self._k_min:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
+        _check_bits(ring_bits, update_bits)
         first = plan.initial
         job = TrainJob(
             plan=plan.to_bytes(),
@@ -195,7 +200,8 @@ class Federation:
             clip=clip,
             max_samples=max_samples,
             tolerance=tolerance,
-            ring_bits=_bits(ring_bits),
+            ring_bits=ring_bits,
+            update_bits=update_bits,
             seed=run_seed(seed),
         )
         return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)
@@ -205,10 +211,16 @@ def _log_waiting(sentence: str) -> None:
     log.info("waiting", message=sentence)
 
 
-def _bits(bits: int | None) -> Any:
-    if bits not in (None, 32, 64):
-        raise BadInput(f"ring_bits is 32 or 64, not {bits}")
-    return bits
+class _Bits(msgspec.Struct):
+    ring_bits: RingBits | None
+    update_bits: UpdateBits | None
+
+
+def _check_bits(ring_bits: object, update_bits: object) -> None:
+    try:
+        msgspec.convert({"ring_bits": ring_bits, "update_bits": update_bits}, _Bits)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"the bits do not fit: {error}") from None
 
 
 def run_seed(seed: int | None) -> bytes:

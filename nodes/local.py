@@ -23,6 +23,7 @@ import numpy as np
 
 from smpc_fl.errors import BadInput, CohortTooSmall, SmpcError, Unavailable
 from smpc_fl.identity import Identity
+from smpc_fl.jobs import RingBits
 from smpc_fl.nodes.children import Child, Children
 from smpc_fl.nodes.client import Federation
 from smpc_fl.nodes.home.config import (
@@ -53,10 +54,10 @@ class LocalFederation(Federation):
     """Starts owners, aggregators and a coordinator as processes, and connects to them as a researcher.
 
     `owners`: {id: {tensor name: array or torch tensor, rows first}}. `aggregators`: how many, at least two. `k_min`:
-    fewest owners in a sum. `ring_bits`: 32 or 64, else chosen by the capacity rule. `round_deadline`: seconds until a
-    round closes without those that are missing. `approve`: "auto" sends every job through the owners' real ledgers and
-    approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or "own". `home`: a folder for the
-    nodes' state, which is kept; without it, a temporary one, which is removed.
+    fewest owners in a sum. `ring_bits`: 8 to 64, "fit" for the fewest that do, else 32 or 64 by need. `round_deadline`:
+    seconds until a round closes without those that are missing. `approve`: "auto" sends every job through the owners'
+    real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or "own". `home`: a
+    folder for the nodes' state, which is kept; without it, a temporary one, which is removed.
 
     A process that dies is started again. None is left behind when the block ends, also by Ctrl-C or an exception."""
 
@@ -66,7 +67,7 @@ class LocalFederation(Federation):
         aggregators: int = 3,
         *,
         k_min: int = 3,
-        ring_bits: Literal[32, 64] | None = None,
+        ring_bits: RingBits | None = None,
         round_deadline: float = 60.0,
         approve: Literal["auto", "ask"] = "auto",
         ledger: Literal["syft", "own"] = "syft",

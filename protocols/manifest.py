@@ -13,13 +13,22 @@ from dataclasses import dataclass
 from smpc_fl.errors import (
     AggregatorsNotPinned,
     BadSignature,
+    CapacityExceeded,
     CohortTooSmall,
     ManifestRefused,
     PrecisionTooLow,
     VersionMismatch,
 )
-from smpc_fl.fixed_point import FixedPoint, check_capacity, largest_fractional_bits, worst_error
+from smpc_fl.fixed_point import (
+    MOST_FRACTIONAL_BITS,
+    FixedPoint,
+    check_capacity,
+    fewest_bits,
+    largest_fractional_bits,
+    worst_error,
+)
 from smpc_fl.hashing import digest
+from smpc_fl.jobs import RingBits
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
@@ -90,30 +99,61 @@ def stated_error(fractional_bits: int, *, owners: int, clip: float, max_samples:
 
 
 def choose_numbers(
-    *, owners: int, clip: float, max_samples: int, k_min: int, tolerance: float, ring_bits: int | None
+    *,
+    owners: int,
+    clip: float,
+    max_samples: int,
+    k_min: int,
+    tolerance: float,
+    ring_bits: RingBits | None,
+    update_bits: int | None = None,
 ) -> Numbers:
-    """The ring and scale for a round: the bits asked for, else 32, else 64 where the tolerance needs it.
+    """The ring and scale for a round.
 
-    Raises `PrecisionTooLow`, naming the bits that would do, when none that may be used will."""
-    tried: list[Numbers] = []
-    for bits in (ring_bits,) if ring_bits else (32, 64):
-        fractional = largest_fractional_bits(ring(bits), owners, clip)
-        error = stated_error(fractional, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min)
-        tried.append(Numbers(bits, fractional, error))
-        if error <= tolerance:
-            return tried[-1]
-    last = tried[-1]
-    if last.ring_bits == 32:
-        wider = largest_fractional_bits(ring(64), owners, clip)
-        if stated_error(wider, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min) <= tolerance:
-            raise PrecisionTooLow(
-                f"with ring_bits=32 a decoded mean could be off by {last.worst_error:.3g}, over the job's tolerance of "
-                f"{tolerance:.3g}: use ring_bits=64, a smaller clip, or a smaller max_samples",
-                phase=PHASE,
-            )
+    The ring is that of `ring_bits`; with "fit" the smallest of 8 to 64 bits whose finest scale keeps the tolerance; with
+    None 32, or 64 where the tolerance needs it. The scale is the finest that fits the ring, or with `update_bits` that
+    of ±max(clip, 1) in so many bits, and the ring then the smallest that holds the sum, unless a number is asked for.
+
+    Raises `PrecisionTooLow` where a decoded mean could be off by more than the tolerance, and `CapacityExceeded` where
+    the ring cannot hold the sum, each with the bits that would do."""
+
+    def error(fractional_bits: int) -> float:
+        return stated_error(fractional_bits, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min)
+
+    def finest(bits: int) -> int:
+        return largest_fractional_bits(ring(bits), owners, clip)
+
+    # The coarsest scale that is precise enough, not above 1, where an owner's flag would vanish; and its ring.
+    enough = next((f for f in range(MOST_FRACTIONAL_BITS + 1) if error(f) <= tolerance), None)
+    try:
+        needed = None if enough is None else fewest_bits(enough, owners, clip)
+    except CapacityExceeded:
+        needed = None
+    span = math.frexp(math.nextafter(max(clip, 1.0), 0.0))[1] + 1  # the bits before the point, with the sign's
+    if update_bits is not None:
+        scale = min(update_bits - span, MOST_FRACTIONAL_BITS)
+        bits = ring_bits if isinstance(ring_bits, int) else fewest_bits(scale, owners, clip)
+        check_capacity(ring(bits), scale, owners, clip)
+        choices = [(bits, scale)]
+    elif ring_bits is None:
+        choices = [(32, finest(32)), (64, finest(64))]
+    else:
+        bits = (needed or 64) if ring_bits == "fit" else ring_bits
+        choices = [(bits, finest(bits))]
+    for bits, scale in choices:
+        if error(scale) <= tolerance:
+            return Numbers(bits, scale, error(scale))
+
+    remedies = "a smaller clip or max_samples, or a larger tolerance"
+    if enough is None or needed is None:
+        bits, scale, remedy = 64, finest(64), f"use {remedies}"
+    elif update_bits is not None:
+        remedy = f"use update_bits={enough + span}, {remedies}"
+    else:
+        remedy = f"use ring_bits={needed} or more, {remedies}"
     raise PrecisionTooLow(
-        f"a decoded mean could be off by {last.worst_error:.3g}, over the job's tolerance of {tolerance:.3g}, even with "
-        f"ring_bits=64: use a smaller clip or max_samples, or a larger tolerance",
+        f"with ring_bits={bits} and {scale} bits after the point a decoded mean could be off by {error(scale):.3g}, over "
+        f"the job's tolerance of {tolerance:.3g}: {remedy}",
         phase=PHASE,
     )
 
@@ -201,8 +241,6 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
         )
     if not now < manifest.deadline <= now + LONGEST_ROUND:
         raise refuse("the deadline has passed, or lies more than a week ahead: check the clocks")
-    if manifest.ring_bits not in (32, 64):
-        raise refuse(f"there is no ring of {manifest.ring_bits} bits: 32 or 64")
     if not math.isfinite(manifest.clip):
         raise refuse("the clip is infinite: no sum of such updates has a bound")
     check_capacity(ring(manifest.ring_bits), manifest.fractional_bits, len(cohort), manifest.clip)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.identity import Identity
+from smpc_fl.jobs import RingBits
 from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.commands import (
     Command,
@@ -78,7 +79,9 @@ class Simulation:
         vectors: Mapping[str, NDArray[np.float64]],
         *,
         aggregators: int = 3,
-        ring_bits: int | None = None,
+        ring_bits: RingBits | None = None,
+        update_bits: int | None = None,
+        tolerance: float = 1e-3,
         clip: float = 1.0,
         max_samples: int = 100,
         k_min: int = 3,
@@ -93,13 +96,14 @@ class Simulation:
         self.rules = Rules(min(k_min, len(owners)))
         dimension = next(iter(vectors.values())).size
         numbers = choose_numbers(
-            owners=len(owners), clip=clip, max_samples=max_samples, k_min=k_min, tolerance=1e-3, ring_bits=ring_bits
-        )
+            owners=len(owners), clip=clip, max_samples=max_samples, k_min=k_min, tolerance=tolerance, ring_bits=ring_bits,
+            update_bits=update_bits,
+        )  # fmt: skip
         self.plan = RoundPlan(
             entropy(16), round_number, 0, "train", tuple(owners), tuple(names), dimension, numbers, clip, max_samples,
             k_min, seconds, 30.0, JOB, b"",
         )  # fmt: skip
-        self.expected = Expected("train", JOB, dimension, clip, max_samples, 1e-3, tuple(owners))
+        self.expected = Expected("train", JOB, dimension, clip, max_samples, tolerance, tuple(owners))
         self.queue: deque[tuple[str, Event]] = deque()
         self.outcome: Released | GivenUp | None = None
         self.down: set[str] = set()

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from smpc_fl.errors import ManifestRefused
-from smpc_fl.jobs import AggregateJob, Job, TrainJob, job_digest
+from smpc_fl.jobs import AggregateJob, Job, RingBits, TrainJob, job_digest
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
 from smpc_fl.plans.layout import layout_of
@@ -55,7 +55,8 @@ class Work:
     max_samples: int
     mode: Literal["norm", "saturate"]
     tolerance: float
-    ring_bits: Literal[32, 64] | None
+    ring_bits: RingBits | None
+    update_bits: int | None = None
 
     def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""
@@ -74,7 +75,7 @@ def work_of(job: Job, purpose: Purpose) -> Work:
     rows = _max_samples(job)
     if purpose == "train":
         layout = VectorLayout(layout_of(job.plan).size, TRAIN_METRICS)
-        return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits)
+        return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job.plan, job.evaluation.bins).length)
     return Work(purpose, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)

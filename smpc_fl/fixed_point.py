@@ -134,10 +134,10 @@ def check_capacity(
     """Raises `CapacityExceeded`, with what would do, where the sum of `owners` values could leave the ring."""
     needed = _total(fractional_bits, owners, bound, weight_max, noise).bit_length() + 1  # one for the sign
     if needed > ring.bits:
-        remedy = f"use ring_bits={needed}" if needed <= MOST_BITS else f"not even {MOST_BITS} bits would do"
+        remedy = f"use ring_bits={needed}, or" if needed <= MOST_BITS else f"not even {MOST_BITS} bits would do,"
         raise CapacityExceeded(
             f"the sum of {owners} owners with bound {bound:g} needs {needed} bits at {fractional_bits} fractional bits "
-            f"and could leave the ring of {ring.bits}: {remedy}, or use fewer fractional bits"
+            f"and could leave the ring of {ring.bits}: {remedy} use fewer fractional bits"
         )
 
 

@@ -16,6 +16,9 @@ from smpc_fl.hashing import digest
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
+RingBits = Annotated[int, Meta(ge=8, le=64)] | Literal["fit"]
+"""Bits of the ring that sums are made in: so many, or "fit", the fewest that the tolerance and the capacity rule allow."""
+UpdateBits = Annotated[int, Meta(ge=2, le=64)]
 TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
 
 
@@ -74,8 +77,11 @@ class TrainJob(_Value, frozen=True, tag=True):
     """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`.
 
     `clip`: largest L2 norm of an update (float32[d]); `max_samples`: public cap on an owner's rows, the weight is
-    rows / max_samples; `tolerance`: largest decoding error of a mean that is accepted; `seed`: shuffles and dropout
-    derive from (seed, round, owner)."""
+    rows / max_samples; `tolerance`: largest decoding error of a mean that is accepted; `ring_bits`: None for 32, or 64
+    where the tolerance needs it; `seed`: shuffles and dropout derive from (seed, round, owner).
+
+    `update_bits` = n: an update's numbers become n-bit integers, ±max(clip, 1) being ±2^(n-1), and a training round's
+    ring, unless `ring_bits` says it, the smallest that holds their sum: n + log2(owners) bits, rounded up."""
 
     plan: Annotated[bytes, Meta(max_length=1 << 23)]
     inputs: TensorName
@@ -88,7 +94,8 @@ class TrainJob(_Value, frozen=True, tag=True):
     clip: Positive = 10.0
     max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 10_000
     tolerance: Positive = 1e-3
-    ring_bits: Literal[32, 64] | None = None
+    ring_bits: RingBits | None = None
+    update_bits: UpdateBits | None = None
     seed: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)
 
 
@@ -106,7 +113,7 @@ class AggregateJob(_Value, frozen=True, tag=True):
     weights: Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(max_length=4096)] | None = None
     max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 1_000_000
     tolerance: Positive = 1e-3
-    ring_bits: Literal[32, 64] | None = None
+    ring_bits: RingBits | None = None
 
 
 Job = TrainJob | AggregateJob

@@ -14,6 +14,7 @@ other:
   is the plane's size in bytes and M the number of elements, rounded up to a multiple of 8 with elements that are 0.
 
 So every step works on contiguous halves, at the speed of memory, where a stream of bits would visit single elements.
+With 32 and 64 bits the packed vector is the words themselves.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.table import Table
 
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
-from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
+from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, UpdateBits
 from smpc_fl.nodes.client import Federation, connect
 from smpc_fl.nodes.home.config import ResearcherConfig, load
 
@@ -50,7 +50,7 @@ class Local(_Table, frozen=True, kw_only=True):
     aggregators: Annotated[int, Meta(ge=2, le=64)] = 3
     k_min: Annotated[int, Meta(ge=2)] = 3
     round_deadline: Annotated[float, Meta(gt=0)] = 60.0
-    ring_bits: Literal[32, 64] | None = None
+    ring_bits: RingBits | None = None
     ledger: Literal["syft", "own"] = "syft"
 
 
@@ -94,6 +94,9 @@ class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
     stop: Stop | None = None
     clip: Annotated[float, Meta(gt=0)] = 10.0
     max_samples: Annotated[int, Meta(ge=1)] = 10_000
+    tolerance: Annotated[float, Meta(gt=0)] = 1e-2
+    ring_bits: RingBits | None = None
+    update_bits: UpdateBits | None = None
     seed: int | None = None
 
 
@@ -240,6 +243,9 @@ def _train(federation: Federation, step: TrainStep, plan: Plan, stem: Path, cons
         stop=step.stop,
         clip=step.clip,
         max_samples=step.max_samples,
+        tolerance=step.tolerance,
+        ring_bits=step.ring_bits,
+        update_bits=step.update_bits,
         seed=step.seed,
     )
     show_run(run, console)

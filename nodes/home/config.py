@@ -16,6 +16,7 @@ from msgspec import Meta
 
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.identity import PublicIdentity
+from smpc_fl.jobs import RingBits
 from smpc_fl.nodes.home.toml_text import description_of, struct_to_toml
 from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS, check_listen
 
@@ -161,6 +162,9 @@ class OwnerConfig(_Node, frozen=True, kw_only=True, tag="owner"):
 
 class AggregatorPolicy(_Table, frozen=True, kw_only=True):
     k_min: Annotated[int, Meta(ge=2, le=4096, description="Fewest owners in a sum that this aggregator releases.")] = 3
+    uploads: Annotated[
+        int, Meta(ge=1, le=256, description="Owners' vectors taken in at a time: each needs its own size in memory.")
+    ] = 4
 
 
 class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
@@ -177,8 +181,11 @@ class CoordinatorPolicy(_Table, frozen=True, kw_only=True):
     ] = 60.0
     attempts: Annotated[int, Meta(ge=1, le=100, description="Attempts at a round before the run fails.")] = 3
     ring_bits: Annotated[
-        Literal[32, 64] | None,
-        Meta(description="Bits of the ring, 32 or 64. Without: 32 where the capacity allows it.", examples=[64]),
+        RingBits | None,
+        Meta(
+            description='Bits of the ring, 8 to 64, or "fit": the fewest that do. Without: 32, or 64 where it is needed.',
+            examples=["fit"],
+        ),
     ] = None
 
 

@@ -15,7 +15,7 @@ import msgspec
 import torch
 
 from smpc_fl.errors import BadInput, IsolationRefused, ShapeMismatch, WeightOutOfRange
-from smpc_fl.jobs import AggregateJob
+from smpc_fl.jobs import AggregateJob, RingBits
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.pointers.policy import check_cohort, check_weights
 
@@ -35,14 +35,15 @@ def secure_mean(
     bound: float,
     max_samples: int | None = None,
     tolerance: float = 1e-3,
-    ring_bits: Literal[32, 64] | None = None,
+    ring_bits: RingBits | None = None,
 ) -> torch.Tensor:
     """The element-wise weighted mean over owners, [shape of one pointer]; nothing else leaves them.
 
     `weights`: one for each pointer, positive, none over half of their sum; without them each owner weighs by its own
     number of rows, which stays secret (`max_samples` is a public cap on it). `bound`: elements beyond ±bound saturate,
     and a `SaturatedWarning` says at how many owners; an `OwnersMissingWarning` names owners that dropped out.
-    `tolerance`: largest decoding error of an element.
+    `tolerance`: largest decoding error of an element. `ring_bits`: bits that one takes on the wire, 8 to 64, or "fit" for
+    the fewest that the tolerance allows.
 
     float64 for operands of float64 and int64, float32 otherwise. Raises `IsolationRefused`, `CohortTooSmall`,
     `WeightOutOfRange`, `ShapeMismatch`, `BadInput` before anything is sent, and what an owner refuses with."""
@@ -54,7 +55,7 @@ def secure_sum(
     *,
     bound: float,
     tolerance: float = 1e-3,
-    ring_bits: Literal[32, 64] | None = None,
+    ring_bits: RingBits | None = None,
 ) -> torch.Tensor:
     """The element-wise sum over owners; otherwise as `secure_mean`."""
     return _aggregate(pointers, "sum", None, bound, None, tolerance, ring_bits)
@@ -67,7 +68,7 @@ def _aggregate(
     bound: float,
     max_samples: int | None,
     tolerance: float,
-    ring_bits: Literal[32, 64] | None,
+    ring_bits: RingBits | None,
 ) -> torch.Tensor:
     pointers = list(pointers)
     if not pointers or not all(isinstance(pointer, PointerTensor) for pointer in pointers):

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
+from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from rig import KEY, LOW_ORDER, Rig, offered
 
-from smpc_fl.errors import MalformedMessage, PrecisionTooLow
+from smpc_fl.errors import CapacityExceeded, MalformedMessage, PrecisionTooLow
 from smpc_fl.fixed_point import check_capacity, worst_error
+from smpc_fl.jobs import RingBits
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.manifest import (
@@ -37,18 +40,20 @@ HASH, RUN = bytes(range(32)), bytes(range(16))
 
 
 @given(
-    st.integers(1, 4096), st.floats(1e-3, 1e6), st.integers(1, 1 << 20), st.integers(1, 50), st.sampled_from([None, 32, 64])
+    st.integers(1, 4096), st.floats(1e-3, 1e6), st.integers(1, 1 << 20), st.integers(1, 50),
+    st.sampled_from([None, "fit", 23, 32, 48, 64]), st.sampled_from([None, None, 8, 16, 40]),
 )  # fmt: skip
 def test_chosen_numbers_fit_and_are_precise_enough(
-    owners: int, clip: float, max_samples: int, k_min: int, bits: int | None
+    owners: int, clip: float, max_samples: int, k_min: int, bits: RingBits | None, update: int | None
 ) -> None:
     try:
         numbers = choose_numbers(
-            owners=owners, clip=clip, max_samples=max_samples, k_min=k_min, tolerance=1e-3, ring_bits=bits
-        )
-    except PrecisionTooLow:
+            owners=owners, clip=clip, max_samples=max_samples, k_min=k_min, tolerance=1e-3, ring_bits=bits,
+            update_bits=update,
+        )  # fmt: skip
+    except (PrecisionTooLow, CapacityExceeded):
         return
-    assert bits in (None, numbers.ring_bits)
+    assert bits in (None, "fit", numbers.ring_bits)
     assert numbers.worst_error <= 1e-3
     check_capacity(ring(numbers.ring_bits), numbers.fractional_bits, owners, clip)
     assert numbers.fixed_point.ring.bits == numbers.ring_bits
@@ -62,12 +67,72 @@ def test_the_smaller_ring_is_taken_where_it_will_do() -> None:
 
 
 def test_a_ring_that_will_not_do_is_refused_with_the_one_that_would() -> None:
-    with pytest.raises(PrecisionTooLow, match="use ring_bits=64") as caught:
+    with pytest.raises(PrecisionTooLow, match=r"ring_bits=32 .* use ring_bits=47 or more") as caught:
         choose_numbers(owners=50, clip=100.0, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=32)
     assert caught.value.phase == "manifest"
-    for bits in (32, 64, None):
-        with pytest.raises(PrecisionTooLow, match="even with ring_bits=64: use a smaller clip"):
-            choose_numbers(owners=50, clip=1e15, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=bits)
+    choose_numbers(owners=50, clip=100.0, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=47)
+    bits: list[RingBits | None] = [23, 32, 64, None, "fit"]
+    for asked in bits:
+        with pytest.raises(PrecisionTooLow, match=r"with ring_bits=64 .*: use a smaller clip"):
+            choose_numbers(owners=50, clip=1e15, max_samples=10_000, k_min=3, tolerance=1e-3, ring_bits=asked)
+    with pytest.raises(PrecisionTooLow, match=r"with ring_bits=64 .*: use a smaller clip"):
+        choose_numbers(owners=3, clip=1.0, max_samples=1, k_min=3, tolerance=1e-30, ring_bits="fit")
+    with pytest.raises(CapacityExceeded, match="more ring_bits"):
+        choose_numbers(owners=200, clip=1.0, max_samples=1, k_min=3, tolerance=1e-3, ring_bits=8)
+
+
+NUMBERS = st.tuples(
+    st.integers(3, 500), st.floats(1e-3, 1e6), st.integers(1, 1 << 20), st.integers(3, 50), st.floats(1e-9, 1e3)
+)
+
+
+@given(NUMBERS)
+def test_a_ring_that_fits_is_the_smallest_that_will_do(case: tuple[int, float, int, int, float]) -> None:
+    owners, clip, max_samples, k_min, tolerance = case
+
+    def choose(bits: RingBits) -> Numbers:
+        return choose_numbers(
+            owners=owners, clip=clip, max_samples=max_samples, k_min=k_min, tolerance=tolerance, ring_bits=bits
+        )
+
+    try:
+        fitting = choose("fit")
+    except PrecisionTooLow:
+        with pytest.raises(PrecisionTooLow):
+            choose(64)
+        return
+    assert fitting == choose(fitting.ring_bits)
+    assert fitting.worst_error <= tolerance
+    for smaller in range(8, fitting.ring_bits):
+        with pytest.raises((PrecisionTooLow, CapacityExceeded)):
+            choose(smaller)
+
+
+def test_updates_of_so_many_bits() -> None:
+    """16-bit updates of 100 equally weighted owners travel as 23 bits a coordinate."""
+    common: dict[str, Any] = {"owners": 100, "max_samples": 1, "k_min": 3, "tolerance": 1e-2}
+    numbers = choose_numbers(clip=1.0, ring_bits=None, update_bits=16, **common)
+    assert numbers == Numbers(23, 15, stated_error(15, owners=100, clip=1.0, max_samples=1, k_min=3))
+    assert numbers == choose_numbers(clip=1.0, ring_bits="fit", update_bits=16, **common)
+    assert choose_numbers(clip=1.0, ring_bits=32, update_bits=16, **common) == replace(numbers, ring_bits=32)
+    # A clip of 8 takes three bits more before the point, one of 8.01 four.
+    assert choose_numbers(clip=8.0, ring_bits=None, update_bits=16, **common).fractional_bits == 12
+    assert choose_numbers(clip=8.01, ring_bits=None, update_bits=17, **common).fractional_bits == 12
+    assert choose_numbers(clip=0.5, ring_bits=None, update_bits=16, **common).fractional_bits == 15
+    assert choose_numbers(clip=1.0, ring_bits=64, update_bits=64, **common | {"owners": 3}).fractional_bits == 52
+    with pytest.raises(CapacityExceeded, match="could leave the ring of 22: use ring_bits=23"):
+        choose_numbers(clip=1.0, ring_bits=22, update_bits=16, **common)
+    with pytest.raises(CapacityExceeded, match="not even 64 bits"):
+        choose_numbers(clip=1e6, ring_bits=None, update_bits=64, **common)
+
+
+def test_updates_of_too_few_bits_are_refused_with_those_that_would_do() -> None:
+    common: dict[str, Any] = {"owners": 100, "clip": 1.0, "max_samples": 1024, "k_min": 3, "tolerance": 1e-2}
+    with pytest.raises(PrecisionTooLow, match=r"ring_bits=23 and 15 bits .* off by 0\.521, .*: use update_bits=22, a"):
+        choose_numbers(ring_bits=None, update_bits=16, **common)
+    assert choose_numbers(ring_bits=None, update_bits=22, **common).ring_bits == 29
+    with pytest.raises(PrecisionTooLow, match="use update_bits=22"):
+        choose_numbers(ring_bits=None, update_bits=21, **common)
 
 
 def test_weights_over_a_power_of_two_are_exact() -> None:

@@ -87,6 +87,16 @@ def test_a_training_round_carries_the_update_and_the_loss() -> None:
     assert work_of(train(strategy=FedSGD(weights="equal")), "train").max_samples == 1
 
 
+def test_the_bits_of_an_update_are_those_of_training_rounds() -> None:
+    job = train(update_bits=16, ring_bits="fit", evaluation=Evaluation())
+    assert [(work.ring_bits, work.update_bits) for work in (work_of(job, "train"), work_of(job, "evaluate"))] == [
+        ("fit", 16),
+        ("fit", None),
+    ]
+    work = work_of(aggregate(ring_bits=23), "aggregate")
+    assert (work.ring_bits, work.update_bits) == (23, None)
+
+
 def test_an_evaluation_round_carries_averages_by_rows() -> None:
     job = train(evaluation=Evaluation(bins=16), strategy=FedAvg(weights="equal"))
     work = work_of(job, "evaluate")

@@ -13,10 +13,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smpc_fl.errors import BadInput, CapacityExceeded, NotFinite, ShapeMismatch
-from smpc_fl.fixed_point import FixedPoint, check_capacity, largest_fractional_bits, worst_error
+from smpc_fl.fixed_point import FixedPoint, check_capacity, fewest_bits, largest_fractional_bits, worst_error
 from smpc_fl.ring import RING32, RING64, Ring
 
-RINGS = st.sampled_from([RING32, RING64])
+RINGS = st.one_of(st.sampled_from([RING32, RING64]), st.integers(8, 64).map(Ring))
 
 
 @st.composite
@@ -25,7 +25,8 @@ def encodable(draw: st.DrawFn) -> tuple[FixedPoint, list[float]]:
     ring = draw(RINGS)
     bits = draw(st.integers(-20, 52))
     reach = 2.0 ** (ring.bits - 2 - bits)
-    halves = st.integers(-(2**20), 2**20).map(lambda k: (k + 0.5) * 2.0**-bits)
+    most = 2 ** min(20, ring.bits - 2)
+    halves = st.integers(-most, most).map(lambda k: (k + 0.5) * 2.0**-bits)
     values = draw(st.lists(st.one_of(st.floats(-reach, reach), halves), max_size=8))
     return FixedPoint(ring, bits), values
 
@@ -154,7 +155,11 @@ def rule(ring: Ring, bits: int, owners: int, bound: float, weight_max: float, no
 def test_largest_fractional_bits_is_the_largest(
     ring: Ring, owners: int, bound: float, weight_max: float, noise: int
 ) -> None:
-    bits = largest_fractional_bits(ring, owners, bound, weight_max, noise)
+    try:
+        bits = largest_fractional_bits(ring, owners, bound, weight_max, noise)
+    except CapacityExceeded:
+        assert not rule(ring, -64, owners, bound, weight_max, noise)
+        return
     assert -64 <= bits <= 52
     assert rule(ring, bits, owners, bound, weight_max, noise)
     check_capacity(ring, bits, owners, bound, weight_max, noise)
@@ -184,14 +189,36 @@ def test_at_capacity_the_extreme_sum_still_fits(ring: Ring, owners: int, bound: 
 
 
 def test_capacity_errors_name_what_would_do() -> None:
-    with pytest.raises(CapacityExceeded, match=r"needs 35 bits at 24 .* use ring_bits=64, or fewer"):
+    with pytest.raises(CapacityExceeded, match=r"needs 35 bits at 24 .* use ring_bits=35, or use fewer"):
         check_capacity(RING32, 24, 100, 8.0)
+    check_capacity(Ring(35), 24, 100, 8.0)
     with pytest.raises(CapacityExceeded, match="not even 64 bits would do"):
         check_capacity(RING64, 52, 5000, 8.0)
     with pytest.raises(CapacityExceeded, match="no scale lets"):
         largest_fractional_bits(RING32, 3, 1e300)
     with pytest.raises(CapacityExceeded, match="no scale lets"):
         largest_fractional_bits(RING32, 3, 1.0, noise=2**31)
+
+
+@given(st.integers(-64, 52), st.integers(1, 5000), st.floats(0.0, 2.0**20), st.integers(0, 2**40))
+def test_the_fewest_bits_are_those_that_no_smaller_ring_would_do(f: int, owners: int, bound: float, noise: int) -> None:
+    try:
+        bits = fewest_bits(f, owners, bound, noise=noise)
+    except CapacityExceeded:
+        with pytest.raises(CapacityExceeded, match="not even 64 bits"):
+            check_capacity(RING64, f, owners, bound, noise=noise)
+        return
+    check_capacity(Ring(bits), f, owners, bound, noise=noise)
+    assert largest_fractional_bits(Ring(bits), owners, bound, noise=noise) >= f
+    if bits > 8:
+        with pytest.raises(CapacityExceeded, match=f"use ring_bits={bits}"):
+            check_capacity(Ring(bits - 1), f, owners, bound, noise=noise)
+
+
+def test_sixteen_bit_updates_of_a_hundred_owners_take_23_bits() -> None:
+    assert fewest_bits(15, 100, 1.0) == 23
+    assert [fewest_bits(15, owners, 1.0) for owners in (1, 63, 64, 127, 128)] == [17, 22, 23, 23, 24]
+    assert fewest_bits(0, 3, 0.0) == 8
 
 
 @pytest.mark.parametrize(

@@ -25,9 +25,11 @@ JOBS: list[Job] = [
     TrainJob(
         plan=b"{}", inputs="x", targets="y", rounds=1, strategy=FedSGD(lr=0.5, weights="equal"),
         local=LocalTraining(optimizer="adam"), evaluation=Evaluation(fraction=0.2), stop=Stop(target=0.9),
-        ring_bits=64, seed=bytes(range(16)),
+        ring_bits=64, update_bits=16, seed=bytes(range(16)),
     ),
     AggregateJob(expression=b"e", reduce="mean", shape=[2, 3], bound=8.0, weights=[1.0, 0.5]),
+    AggregateJob(expression=b"e", reduce="sum", shape=[], bound=8.0, ring_bits=23),
+    AggregateJob(expression=b"e", reduce="sum", shape=[], bound=8.0, ring_bits="fit"),
 ]  # fmt: skip
 
 
@@ -69,8 +71,12 @@ def test_another_spelling_of_a_job_is_malformed() -> None:
 
 
 @pytest.mark.parametrize(
-    "field", [{"clip": 0.0}, {"rounds": -1}, {"max_samples": 0}, {"ring_bits": 16}, {"seed": b"short"}, {"extra": 1}]
-)
+    "field",
+    [
+        {"clip": 0.0}, {"rounds": -1}, {"max_samples": 0}, {"seed": b"short"}, {"extra": 1}, {"ring_bits": 7},
+        {"ring_bits": 65}, {"ring_bits": "fits"}, {"ring_bits": 23.5}, {"update_bits": 1}, {"update_bits": "fit"},
+    ],
+)  # fmt: skip
 def test_values_out_of_range_do_not_decode(field: dict[str, object]) -> None:
     fields = msgspec.msgpack.decode(encode_job(JOBS[0])) | field
     with pytest.raises(MalformedMessage):
