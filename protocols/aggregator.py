@@ -14,6 +14,8 @@
     VOTED
     EMPTY…     AbortRequest              ABORTED    Aborted -> AttemptAborted (not after a vote for S)
     FROZEN
+    OPEN,      Start, the sum is lost    ABORTED    Aborted -> AttemptAborted (the node came back from a backup)
+    FROZEN
     RELEASED   ReleaseReceipt            CLOSED     Closed, secrets erased
 
 Everything is idempotent: a message that comes again gets the same answer again; in a later state a `ManifestOffer` gets
@@ -134,6 +136,8 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.OPEN, "AbortRequest"): State.ABORTED,
     (State.FROZEN, "AbortRequest"): State.ABORTED,
     (State.VOTED, "AbortRequest: the vote was to abort"): State.ABORTED,
+    (State.OPEN, "Start: the sum is lost"): State.ABORTED,
+    (State.FROZEN, "Start: the sum is lost"): State.ABORTED,
 }
 """Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
@@ -540,6 +544,7 @@ class AggregatorRound:
             return self._abort(f"the aggregators voted for different sets: {named} against {self.party.id}")
         if sorted(choices) != members:
             raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
+        self._release()  # what cannot be said is not decided
         return [self._keep(Released(self._vote.choice)), *self._since_freeze()]
 
     def _choices(self, message: Votes) -> dict[str, bytes]:

@@ -21,9 +21,9 @@ from smpc_fl.protocols.messages import Message, Signed
 class Persist:
     """Append a record (`records.py`) to this round's journal, durably.
 
-    `bulk` gives the round's large vector as it stands now: bytes that become durable together with the record, in place
-    of those that an earlier one gave. The shell asks for it before the machine gets its next event, unless a later
-    record has a newer one by then."""
+    `bulk` gives the round's large vector: bytes that become durable in one commit with the record, in place of those that
+    an earlier one gave. The shell asks when it makes that commit, which may be some events later: then all records of these
+    are in it, and the newest `bulk` speaks for them. Secrets that are to be erased are not asked for any more."""
 
     record: Any = field(repr=False)
     bulk: Callable[[], Buffer] | None = field(default=None, repr=False)

@@ -198,10 +198,13 @@ class CoordinatorRound:
         """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one; signed
         statements and partial sums are asked for again."""
         machine = cls(party, plan, entropy=entropy)
-        if bulk is not None:
-            machine._total = ring(plan.numbers.ring_bits).from_bytes(bulk, plan.dimension)
         for record in records:
             machine._apply(record)
+        if machine.state is State.DONE:
+            if bulk is not None:
+                machine._total = ring(plan.numbers.ring_bits).from_bytes(bulk, plan.dimension)
+            else:
+                machine.state = State.RELEASING  # lost: aggregators that have no receipt yet can give theirs again
         return machine
 
     def _apply(self, record: Record) -> None:

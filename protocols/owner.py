@@ -104,6 +104,7 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.CARRYING, "Refusal: an aggregator's"): State.REFUSED,
     (State.CARRYING, "RoundOffer: next attempt"): State.SEEDING,
     (State.DONE, "RoundOffer: next attempt"): State.SEEDING,
+    (State.DONE, "RoundOffer: next attempt, report lost"): State.COMPUTING,
     (State.REFUSED, "RoundOffer: next attempt"): State.SEEDING,
     (State.REFUSED, "RoundOffer: next attempt, nothing computed"): State.COMPUTING,
     (State.COMPUTING, "RoundClosed"): State.CLOSED,
@@ -163,7 +164,8 @@ class OwnerRound:
         machine = cls(party, rules, key, expected, coordinator=coordinator, entropy=entropy)
         last = max((i for i, record in enumerate(records) if isinstance(record, Reporting)), default=-1)
         for i, record in enumerate(records):
-            machine._sealed = bulk if i == last else None if isinstance(record, Reporting) else machine._sealed
+            if isinstance(record, Reporting):
+                machine._sealed = bulk if i == last else None  # the newest took the place of those before it
             machine._apply(record)
         if machine.state in (State.SEEDING, State.CARRYING) and machine._sealed is None:
             machine._apply(Done(b"", "Unavailable", "the owner lost its durable report: it sits this attempt out"))

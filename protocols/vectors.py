@@ -108,7 +108,8 @@ class VectorOpener:
         return f"<VectorOpener of {self.words.size} elements>"
 
     def __call__(self, fragment: Buffer) -> None:
-        """Takes the next sealed bytes, of any number. Raises `DecryptionFailed`."""
+        """Takes the next sealed bytes, of any number. Raises `DecryptionFailed`, and `MalformedMessage` for bytes that are
+        authentic and no packed vector."""
         for plain in self._opener.feed(fragment):
             if self._ring.packed:
                 place = slice(self._done, min(self._done + chunk_elements(self._ring), self.words.size))
