@@ -47,9 +47,9 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.hashing import Buffer
+from smpc_fl.protocols import agreement, vectors
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols import vectors
-from smpc_fl.protocols.codec import decode, expect
+from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
     EraseSecrets,
@@ -493,25 +493,7 @@ class AggregatorRound:
             if self.state is State.OPEN:
                 raise ManifestRefused("this aggregator has not frozen its own list yet")
             return self._since_freeze()
-        lists: dict[str, set[Entry]] = {}
-        for signed in message.lists:
-            frozen = self.party.open(signed, FrozenList, "aggregator", phase="agree")
-            if frozen.manifest_hash != self.manifest_hash:
-                raise MalformedMessage("a list is of another manifest", peer=signed.sender, phase="agree")
-            owners = [entry.owner for entry in frozen.entries]
-            if owners != sorted(set(owners)):
-                raise MalformedMessage(
-                    "a list is not sorted, or names an owner twice", peer=signed.sender, phase="agree"
-                )
-            if any(entry.owner not in manifest.cohort for entry in frozen.entries):
-                raise MalformedMessage("a list names an owner outside the cohort", peer=signed.sender, phase="agree")
-            if lists.setdefault(signed.sender, set(frozen.entries)) != set(frozen.entries):
-                raise Equivocation("two different final lists", peer=signed.sender, phase="agree")
-        if sorted(lists) != manifests.aggregator_ids(manifest):
-            raise MalformedMessage("the lists of exactly all aggregators are needed", phase="agree")
-        if lists[self.party.id] != set(self._entries):
-            raise Equivocation("a list was given out in this aggregator's name", phase="agree")
-        agreed = sorted(set.intersection(*lists.values()))
+        agreed = agreement.complete(message, self.party, manifest, self.manifest_hash, self._entries)
         if len(agreed) < manifest.k_min:
             reason = f"{len(agreed)} complete reports, k_min is {manifest.k_min}"
             return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
@@ -530,10 +512,8 @@ class AggregatorRound:
             return [self._aborted()]
         if self.state in (State.RELEASED, State.CLOSED):
             return self._since_freeze()
-        choices = self._choices(message)
-        members = manifests.aggregator_ids(manifest)
-        if any(sender not in members for sender in choices):
-            raise MalformedMessage("a vote of an aggregator outside this round", phase="vote")
+        own = self._vote.choice if self._vote else None
+        choices = agreement.choices(message, self.party, manifest, self.manifest_hash, own)
         if b"" in choices.values():
             return self._abort("an aggregator voted to abort")
         if self._vote is None:
@@ -542,26 +522,10 @@ class AggregatorRound:
             # Two sets were voted for, so neither can ever have all votes: nothing is released, and that is final.
             named = ", ".join(sorted(name for name in choices if choices[name] != self._vote.choice))
             return self._abort(f"the aggregators voted for different sets: {named} against {self.party.id}")
-        if sorted(choices) != members:
+        if sorted(choices) != manifests.aggregator_ids(manifest):
             raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
         self._release()  # what cannot be said is not decided
         return [self._keep(Released(self._vote.choice)), *self._since_freeze()]
-
-    def _choices(self, message: Votes) -> dict[str, bytes]:
-        """What each aggregator is for, this one included if it has voted; empty for an abort, by vote or by statement."""
-        choices: dict[str, bytes] = {self.party.id: self._vote.choice} if self._vote else {}
-        aborted: dict[str, bytes] = {}
-        for signed in message.votes:
-            said = self.party.read(signed, "aggregator")
-            if isinstance(said, AttemptAborted) and (said.run, said.round, said.attempt) == self.key:
-                aborted[signed.sender] = b""  # also after a vote for S, if a peer aborted
-                continue
-            vote = expect(said, Vote, peer=signed.sender, phase="vote")
-            if vote.manifest_hash != self.manifest_hash:
-                raise MalformedMessage("a vote is of another manifest", peer=signed.sender, phase="vote")
-            if choices.setdefault(signed.sender, vote.choice) != vote.choice:
-                raise Equivocation("two different votes", peer=signed.sender, phase="vote")
-        return choices | aborted
 
     def _release(self) -> Send:
         """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
