@@ -6,7 +6,7 @@ imported at the first job or command, not before: a restarted owner first says a
 
 from __future__ import annotations
 
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import numpy.typing as npt
 
 from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
-from smpc_fl.learning.update import assemble
+from smpc_fl.learning.update import SecureVector, assemble
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.pointers.lineage import decode_expression, names
 from smpc_fl.protocols.work import Purpose, weight_of, work_of
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     import torch
 
     from smpc_fl.nodes.registered import Holding
+    from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.shapes import Spec
 
 Array = npt.NDArray[Any]
@@ -35,6 +36,7 @@ class Holdings:
         self._ledger = ledger
         self._where: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, dict[str, Array]] = {}
+        self._plan = lru_cache(maxsize=4)(_read_plan)  # checking one takes longer than a round of a small network
         self.refresh()
 
     def refresh(self) -> None:
@@ -101,9 +103,7 @@ class Holdings:
 
     def check_training(self, job: TrainJob) -> None:
         """The plan is one that this node runs, and the tensors that it names are here. Raises `PlanRejected`, …"""
-        from smpc_fl.plans.plan import Plan
-
-        Plan.from_bytes(job.plan)
+        self._plan(job.plan)
         held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
         for name in [job.inputs, job.targets, *held_out]:
             self.place(name)
@@ -123,8 +123,8 @@ class Holdings:
 
     def vector(
         self, job: Job, purpose: Purpose, round_number: int, model: bytes, *, owner: str, cohort: list[str]
-    ) -> npt.NDArray[np.float64]:
-        """This owner's secure vector for one round, float64[dimension]: computed, clipped, weighed."""
+    ) -> SecureVector:
+        """This owner's secure vector for one round: computed, and to be clipped and weighed as it is encoded."""
         work = work_of(job, purpose)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)
@@ -140,9 +140,8 @@ class Holdings:
         from smpc_fl.learning.evaluation import evaluate
         from smpc_fl.learning.split import holdout
         from smpc_fl.learning.training import train_locally
-        from smpc_fl.plans.plan import Plan
 
-        plan = Plan.from_bytes(job.plan)
+        plan = self._plan(job.plan)
         x, y = self.tensor(job.inputs), self.tensor(job.targets)
         evaluation = job.evaluation
         if len(x) != len(y):
@@ -153,7 +152,7 @@ class Holdings:
         if purpose == "train":
             if split:
                 x, y = x[keep], y[keep]
-            result = train_locally(plan, model.copy(), x, y, job, round_number=round_number, owner=owner)
+            result = train_locally(plan, model, x, y, job, round_number=round_number, owner=owner)
             return result.delta, result.rows, dict(result.metrics)
         if evaluation is None:
             raise InternalError("a round of evaluation for a job without one")
@@ -161,7 +160,7 @@ class Holdings:
             x, y = x[held_out], y[held_out]
         else:
             x, y = self.tensor(evaluation.inputs), self.tensor(evaluation.targets)
-        averages, rows = evaluate(plan, model.copy(), x, y, evaluation.bins)
+        averages, rows = evaluate(plan, model, x, y, evaluation.bins)
         return averages, rows, {}
 
     def _operand(self, job: AggregateJob) -> tuple[Array, int]:
@@ -176,3 +175,9 @@ class Holdings:
             return value, 1
         counted_group(expression, self._leaves())
         return value, max(len(self.array(name)) for name in used)
+
+
+def _read_plan(data: bytes) -> Plan:
+    from smpc_fl.plans.plan import Plan
+
+    return Plan.from_bytes(data)

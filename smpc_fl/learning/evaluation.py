@@ -10,7 +10,6 @@ from smpc_fl.errors import NotFinite
 from smpc_fl.learning.metrics import Floats, layout_for
 from smpc_fl.learning.rows import prepare
 from smpc_fl.learning.update import METRIC_BOUND
-from smpc_fl.plans.check import check_room
 from smpc_fl.plans.interpreter import bind, run
 from smpc_fl.plans.layout import Vector
 from smpc_fl.plans.operators import table
@@ -29,7 +28,7 @@ def evaluate(plan: Plan, model: Vector, x: Data, y: Data, bins: int) -> tuple[Fl
     inputs, targets = prepare(plan.document, x, y)
     layout = layout_for(plan.document, bins)
     tensors = bind(plan.layout, model, trainable=False)
-    check_room(plan.document, plan.document.evaluate, min(_CHUNK, len(inputs)))
+    plan.check_room(min(_CHUNK, len(inputs)), training=False)
     total = np.zeros(layout.length, dtype=np.float64)
     with torch.no_grad():
         for start in range(0, len(inputs), _CHUNK):

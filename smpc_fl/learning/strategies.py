@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 import numpy.typing as npt
 
-from smpc_fl.chunks import Floats, floats
+from smpc_fl.chunks import Floats, chunks
 from smpc_fl.errors import NotFinite, ShapeMismatch
 from smpc_fl.jobs import FedAvg, FedSGD
 from smpc_fl.plans.layout import Layout, Vector
@@ -29,9 +29,9 @@ def apply(
     following = np.empty_like(model)
     with np.errstate(over="ignore"):  # an overflow is reported below, by name
         for trained, stretch in layout.stretches():
-            before, after = model[stretch], following[stretch]
-            for place, step in floats(total[stretch]):
-                step /= weight
+            before, change, after = model[stretch], total[stretch], following[stretch]
+            for place in chunks(after.size):
+                step = change[place] / weight
                 if trained:
                     step *= rate
                 step += before[place]

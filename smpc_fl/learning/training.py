@@ -20,7 +20,6 @@ from smpc_fl.jobs import FedSGD, LocalTraining, TrainJob
 from smpc_fl.learning.dropout import training_functions
 from smpc_fl.learning.rows import prepare
 from smpc_fl.learning.shuffle import permutation, stream
-from smpc_fl.plans.check import check_room
 from smpc_fl.plans.interpreter import bind, run
 from smpc_fl.plans.layout import Vector
 from smpc_fl.plans.operators import Function
@@ -142,4 +141,4 @@ def _has_batch_norm(plan: Plan) -> bool:
 def _check_batch(plan: Plan, size: int) -> None:
     if size == 1 and _has_batch_norm(plan):
         raise BadInput("batch norm needs two rows in a batch, at least: use a larger batch_size, or group norm")
-    check_room(plan.document, plan.document.train, size)
+    plan.check_room(size, training=True)

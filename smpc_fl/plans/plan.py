@@ -12,7 +12,7 @@ from torch import nn
 
 from smpc_fl.errors import BadInput, PlanRejected, ShapeMismatch
 from smpc_fl.hashing import digest
-from smpc_fl.plans.check import check_document, read_plan
+from smpc_fl.plans.check import check_document, check_room, read_plan
 from smpc_fl.plans.document import Loss, PlanDocument, TensorType, encode_document
 from smpc_fl.plans.export import export_graph, layout_parts
 from smpc_fl.plans.layout import Layout, Vector
@@ -74,6 +74,17 @@ class Plan:
     def layout(self) -> Layout:
         """Where each tensor lies in the model's vector."""
         return Layout(tuple(self.document.layout))
+
+    def check_room(self, rows: int, *, training: bool) -> None:
+        """Raises `BadInput` when a batch of `rows` rows needs tensors over the caps (`check.py`). Worked out once a size:
+        it costs more than a batch of a small network."""
+        if (rows, training) not in self._fitting:
+            check_room(self.document, self.document.train if training else self.document.evaluate, rows)
+            self._fitting.add((rows, training))
+
+    @cached_property
+    def _fitting(self) -> set[tuple[int, bool]]:
+        return set()
 
     @property
     def initial(self) -> Vector:

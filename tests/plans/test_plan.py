@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from smpc_fl.errors import BadInput, PlanRejected, ShapeMismatch
 from smpc_fl.hashing import digest
+from smpc_fl.plans.document import Graph, PlanDocument
 from smpc_fl.plans.interpreter import bind, run
 from smpc_fl.plans.operators import table
 from smpc_fl.plans.plan import Plan
@@ -276,3 +277,21 @@ def test_targets_of_another_shape_are_refused() -> None:
         Plan.from_module(nn.Linear(4, 3), loss="mse", example=(X, Y))
     with pytest.raises(PlanRejected):
         Plan.from_module(nn.Linear(4, 3), example=(X, Y[:, None]))
+
+
+def test_room_is_checked_once_a_size_and_graph(monkeypatch: pytest.MonkeyPatch) -> None:
+    plan = Plan.from_module(nn.Linear(4, 3), example=(X, Y))
+    asked: list[tuple[bool, int]] = []
+
+    def check_room(document: PlanDocument, graph: Graph, rows: int) -> None:
+        asked.append((graph is document.train, rows))
+        if rows > 99:
+            raise BadInput("too many")
+
+    monkeypatch.setattr("smpc_fl.plans.plan.check_room", check_room)
+    for rows, training in [(7, True), (7, True), (7, False), (8, True), (7, False)]:
+        plan.check_room(rows, training=training)
+    assert asked == [(True, 7), (False, 7), (True, 8)]
+    for _ in range(2):
+        with pytest.raises(BadInput, match="too many"):
+            plan.check_room(100, training=True)
