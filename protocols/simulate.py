@@ -185,7 +185,8 @@ class Simulation:
         """Kill a node and start it again from its journal; what was on the way to it is lost, its peers reconnect."""
         self.queue = deque((to, event) for to, event in self.queue if to != id_)
         node = self.nodes[id_]
-        node.machine = self._machine(id_, node.journal, node.bulk)
+        bulk = node.bulk and bytearray(node.bulk)  # a machine adds to the very bytes that it is given
+        node.machine = self._machine(id_, node.journal, bulk)
         self.queue.append((id_, Start()))
         for peer in self.nodes:
             self.queue += [(peer, PeerUp(id_)), (id_, PeerUp(peer))]

@@ -12,7 +12,7 @@ Streams: the plaintext in chunks, each AES-256-GCM (NIST SP 800-38D) under a 12-
 (big-endian) and 1 byte that is 1 for the last chunk: the STREAM construction of Hoang, Reyhanitabar, Rogaway and Vizár
 ("Online Authenticated-Encryption and its Nonce-Reuse Misuse-Resistance", CRYPTO 2015). The caller's associated data (the
 manifest hash in it), the length and the chunk size are authenticated with every chunk. Cut, reordered, repeated or
-extended streams do not open. A stream costs 16 bytes a chunk, 16 bytes a MiB.
+extended streams do not open. Each chunk is 16 bytes longer than its plaintext; nothing is one empty chunk.
 """
 
 from __future__ import annotations
@@ -33,8 +33,6 @@ from smpc_fl.identity import PublicIdentity
 from smpc_fl.secret import Secret
 
 KEY_SIZE = 32
-CHUNK = 1 << 20
-"""Bytes of plaintext in one chunk of a stream."""
 TAG = 16
 """Bytes that a small box, or a chunk of a stream, is longer than its plaintext."""
 
@@ -103,18 +101,14 @@ def open_small(key: bytes, sealed: bytes) -> bytes:
         raise DecryptionFailed("a sealed box does not open: wrong key or altered bytes") from None
 
 
-def sealed_stream_length(n: int, chunk: int = CHUNK) -> int:
-    """Bytes of a sealed stream of n plaintext bytes; an empty one is one empty chunk."""
-    return n + TAG * _chunks(n, chunk)
-
-
 class Stream:
     """Seals or opens the chunks of one stream of `length` plaintext bytes, in any order. At most one stream for each `key`."""
 
-    def __init__(self, key: bytes, associated: bytes, length: int, chunk: int = CHUNK) -> None:
-        if length < 0:
-            raise BadInput("a stream's length is not negative")
-        self.chunks = _chunks(length, chunk)
+    def __init__(self, key: bytes, associated: bytes, length: int, chunk: int) -> None:
+        """`chunk`: bytes of plaintext in each chunk but the last. Raises `BadInput`."""
+        if length < 0 or chunk < 1:
+            raise BadInput("a stream's length is not negative, and its chunk has at least one byte")
+        self.chunks = max(1, -(-length // chunk))
         self.length = length
         self.chunk = chunk
         self._cipher = AESGCM(derive_key("smpc-fl/1 stream", key))
@@ -148,27 +142,6 @@ class Stream:
         return number.to_bytes(11, "big") + bytes([number == self.chunks - 1])
 
 
-def seal_stream(key: bytes, plaintext: Buffer, associated: bytes, chunk: int = CHUNK) -> bytearray:
-    """The whole sealed stream of `plaintext`. At most one stream for each `key`."""
-    data = memoryview(plaintext).cast("B")
-    stream = Stream(key, associated, data.nbytes, chunk)
-    out = bytearray(stream.sealed_length)
-    view = memoryview(out)
-    for number in range(stream.chunks):
-        stream.seal(number, data[stream.plain(number)], view[stream.sealed(number)])
-    return out
-
-
-def open_stream(key: bytes, data: Buffer, associated: bytes, length: int, chunk: int = CHUNK) -> bytearray:
-    """The `length` plaintext bytes of a whole sealed stream. Raises `DecryptionFailed`."""
-    out = bytearray(length)
-    opener = StreamOpener(Stream(key, associated, length, chunk), memoryview(out))
-    for _ in opener.feed(data):
-        pass
-    opener.finish()
-    return out
-
-
 class StreamOpener:
     """Opens a stream piece by piece as it arrives, in pieces of any size; a piece that is a whole chunk is not copied.
 
@@ -190,8 +163,8 @@ class StreamOpener:
         Raises `DecryptionFailed`. It must be iterated to its end."""
         rest = memoryview(piece).cast("B")
         while rest.nbytes:
-            if self._number == self._stream.chunks:
-                raise DecryptionFailed("a sealed stream goes on after its end")
+            if not 0 <= self._number < self._stream.chunks:
+                raise DecryptionFailed("a sealed stream goes on after its end, or after what did not open")
             place = self._stream.sealed(self._number)
             missing = place.stop - place.start - len(self._pending)
             if rest.nbytes < missing or self._pending:
@@ -202,20 +175,15 @@ class StreamOpener:
 
     def finish(self) -> None:
         """Raises `DecryptionFailed` unless the stream ended where it should have."""
-        if self._number < self._stream.chunks:
-            raise DecryptionFailed("a sealed stream is cut short")
+        if self._number != self._stream.chunks:
+            raise DecryptionFailed("a sealed stream is cut short, or did not open")
 
     def _open(self, sealed: Buffer) -> memoryview:
-        place = self._stream.plain(self._number)
+        number, self._number = self._number, -1  # where it stays if the chunk does not open
+        place = self._stream.plain(number)
         plain = self._scratch[: place.stop - place.start] if self._into is None else self._into[place]
-        self._stream.open(self._number, sealed, plain)
+        self._stream.open(number, sealed, plain)
         self.tags += sealed[-TAG:]
-        self._number += 1
         self._pending.clear()
+        self._number = number + 1
         return plain
-
-
-def _chunks(length: int, chunk: int) -> int:
-    if chunk < 1:
-        raise BadInput("a stream's chunk has at least one byte")
-    return max(1, -(-length // chunk))
