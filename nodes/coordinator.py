@@ -9,13 +9,14 @@ from typing import Any
 
 import structlog
 
-from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, UnknownMember, WrongRole
+from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
+from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.home.config import CoordinatorConfig
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
-from smpc_fl.nodes.run import Run
+from smpc_fl.nodes.run import Run, run_of
 from smpc_fl.protocols.codec import decode_message
 from smpc_fl.protocols.commands import Received
 from smpc_fl.protocols.messages import (
@@ -46,13 +47,19 @@ class Coordinator(Node):
         super().__init__(config)
         self.config = config
         self._runs: dict[bytes, Run] = {}
+        self._lost: dict[bytes, SmpcError] = {}
         self._subscribers: dict[bytes, set[str]] = {}
         self._dialers: dict[str, Dialer] = {}
 
     async def open(self) -> None:
         for stream in self.journal.streams("run/"):
-            run = Run.resume(self, self.config.policy, stream, self._publish)
-            self._runs[run.id] = run
+            try:
+                run = Run.resume(self, self.config.policy, stream, self._publish)
+            except Unavailable as error:
+                log.error("run lost", stream=stream, error=error.code, message=error.message)
+                self._lost[run_of(stream)] = error
+            else:
+                self._runs[run.id] = run
         await self.roster_changed()
         self.server = await web.listen(self, self.config, self._status, roles={"owner", "researcher"})
         for run in self._runs.values():
@@ -142,16 +149,21 @@ class Coordinator(Node):
         known = self._runs.get(run_id)
         if known is None:
             try:
-                model = bytes(event.attachment or b"")
+                if run_id in self._lost:
+                    raise self._lost[run_id]
+                model = event.attachment or b""
                 run = await Run.begin(self, self.config.policy, event.signed, model, self._publish)
             except SmpcError as error:
-                await self.tell(event.sender, RunState(run_id, "failed", 0, error.code, str(error.message)[:4000]))
+                await self._tell_failed(event.sender, run_id, error)
                 return
             self._runs[run_id] = run
             self._subscribers[run_id] = {event.sender}
             self.spawn(run.drive())
         elif known.book.start != event.signed:
             raise BadInput("another run has this id", peer=event.sender)
+
+    async def _tell_failed(self, researcher: str, run: bytes, error: SmpcError) -> None:
+        await self.tell(researcher, RunState(run, "failed", 0, error.code, error.message[:4000]))
 
     def _run_of(self, researcher: str, run_id: bytes) -> Run:
         run = self._runs.get(run_id)
@@ -166,20 +178,26 @@ class Coordinator(Node):
             return
         run = self._run_of(researcher, run_id)
         self._subscribers.setdefault(run_id, set()).add(researcher)
-        for result, value in run.history(after):
-            await self.tell(researcher, result, value)
+        try:
+            async for result, value in run.history(after):
+                await self.tell(researcher, result, value)
+            last = await run.newest()
+        except Unavailable as error:
+            log.error("value lost", run=run_id.hex(), message=error.message)
+            await self._tell_failed(researcher, run_id, error)
+            return
         if run.book.end is not None:
-            await self.tell(researcher, run.book.end, run.last_value)
+            await self.tell(researcher, run.book.end, last)
         else:
             await self.tell(researcher, RunState(run_id, run.state, len(run.book.results), text=run.waits))
 
-    async def _publish(self, run: Run, message: RoundResult | RunState, value: bytes) -> None:
+    async def _publish(self, run: Run, message: RoundResult | RunState, value: Buffer) -> None:
         if isinstance(message, RunState) and message.state in ("finished", "failed"):
             self.metrics.run_ended(message.state)
         for researcher in self._subscribers.get(run.id, set()):
             self.spawn(self._tell(researcher, message, value))
 
-    async def _tell(self, researcher: str, message: Message, value: bytes) -> None:
+    async def _tell(self, researcher: str, message: Message, value: Buffer) -> None:
         await self.tell(researcher, message, value)
 
     async def peer_up(self, peer: str, role: str) -> None:

@@ -19,6 +19,7 @@ import structlog
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
+from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.home import files, keys
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
 from smpc_fl.nodes.home.journal import Journal
@@ -74,7 +75,7 @@ class Node:
         self.metrics.sent(type_of(command), written)
         return written
 
-    async def tell(self, member: str, message: Message, attachment: bytes | None = None) -> bool:
+    async def tell(self, member: str, message: Message, attachment: Buffer | None = None) -> bool:
         """Send a message of our own, if the member is there; whoever needs it again is served by `peer_up`."""
         try:
             await self.send(Send(member, self.party.sign(message), attachment))

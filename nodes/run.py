@@ -1,14 +1,15 @@
 """One run at the coordinator: jobs offered, rounds and attempts in turn, results kept, until it ends.
 
-Everything that the run depends on is in its journal stream before it is acted upon (`_Book`), so that a coordinator that
-was killed goes on where it was: with the same manifest if an attempt was under way, with the sum if it was released.
+Everything that the run depends on is in its journal stream (`_Book`) or in a file of its values before it is acted upon,
+so that a coordinator that was killed goes on where it was: with the same manifest if an attempt was under way, with the
+sum if it was released.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,6 +27,7 @@ from smpc_fl.errors import (
     Unavailable,
     from_code,
 )
+from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
 from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
@@ -33,6 +35,7 @@ from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import Aggregate, disassemble
 from smpc_fl.nodes.home.config import CoordinatorPolicy
 from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.home.values import Values
 from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.nodes.node import Node
 from smpc_fl.nodes.rounds import RoundShell
@@ -54,7 +57,7 @@ from smpc_fl.protocols.work import Purpose, Work, evaluation_round, purpose_of, 
 
 log = structlog.get_logger()
 
-Publish = Callable[["Run", RoundResult | RunState, bytes], Awaitable[None]]
+Publish = Callable[["Run", RoundResult | RunState, Buffer], Awaitable[None]]
 LONGEST_WAIT_FOR_ABSENT = 15.0
 """Seconds that an owner which is not connected holds up the start of a run."""
 WAIT_AFTER_RESTART = 60.0
@@ -76,24 +79,22 @@ class _Book:
     """The run's durable state: what happened, in order."""
 
     start: Signed
-    first_model: bytes
     attempts: list[Attempt] = field(default_factory=list)
     results: list[RoundResult] = field(default_factory=list)
-    last_value: bytes = b""
     end: RunState | None = None
 
     @classmethod
     def read(cls, journal: Journal, stream: str) -> _Book:
-        rows = journal.read(stream)
+        """Raises `Unavailable` for a run of an earlier release, which kept its values here."""
         by_kind: dict[str, list[bytes]] = {}
-        for kind, data in rows:
+        for kind, data in journal.read(stream):
             by_kind.setdefault(kind, []).append(data)
+        if "model" in by_kind:
+            raise Unavailable("an earlier release kept this run, and this one cannot go on with it: start it anew")
         return cls(
             start=decode(by_kind["start"][0], Signed),
-            first_model=by_kind["model"][0],
             attempts=[msgspec.msgpack.decode(data, type=Attempt) for data in by_kind.get("attempt", [])],
             results=[decode(data, RoundResult) for data in by_kind.get("result", [])],
-            last_value=by_kind["value"][-1] if "value" in by_kind else b"",
             end=decode(by_kind["end"][0], RunState) if "end" in by_kind else None,
         )
 
@@ -102,15 +103,19 @@ def run_stream(run: bytes) -> str:
     return f"run/{run.hex()}"
 
 
+def run_of(stream: str) -> bytes:
+    return bytes.fromhex(stream.removeprefix("run/"))
+
+
 class Run:
     """A run from `StartRun` to its `RunState`. `publish` sends what is new to whoever subscribed."""
 
-    def __init__(self, node: Node, policy: CoordinatorPolicy, signed: Signed, model: bytes, publish: Publish) -> None:
+    def __init__(self, node: Node, policy: CoordinatorPolicy, signed: Signed, publish: Publish) -> None:
         self.node, self.policy, self.publish = node, policy, publish
         self.start = decode(signed.body, StartRun)
         self.job: Job = decode_job(self.start.job)
         self.digest = job_digest(self.start.job)
-        self.book = _Book(signed, model)
+        self.book = _Book(signed)
         self.cohort = sorted(self.start.cohort)
         self.state, self.waiting_for = "waiting", ""
         self.missing: dict[str, str] = {}
@@ -119,6 +124,8 @@ class Run:
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
         self._closing: list[RoundShell] = []
+        self._values = Values(node.home / "values" / self.id.hex())
+        self._newest: Buffer | None = None  # in memory while the run goes on
 
     @property
     def id(self) -> bytes:
@@ -138,29 +145,34 @@ class Run:
         return run_stream(self.id)
 
     @classmethod
-    async def begin(cls, node: Node, policy: CoordinatorPolicy, signed: Signed, model: bytes, publish: Publish) -> Run:
+    async def begin(cls, node: Node, policy: CoordinatorPolicy, signed: Signed, model: Buffer, publish: Publish) -> Run:
         """A new run, durable before it is answered. Raises what is wrong with the request."""
-        run = cls(node, policy, signed, model, publish)
-        run._check()
-        await node.journal.append_all(run._stream, [("start", encode(signed)), ("model", model)])
+        run = cls(node, policy, signed, publish)
+        run._check(model)
+        if isinstance(run.job, TrainJob):
+            await asyncio.to_thread(run._values.write, 0, model)
+        await node.journal.append(run._stream, "start", encode(signed))
+        run._newest = model
         return run
 
     @classmethod
     def resume(cls, node: Node, policy: CoordinatorPolicy, stream: str, publish: Publish) -> Run:
-        """A run from its journal stream."""
+        """A run from its journal stream and the files of its values. Raises `Unavailable`."""
         book = _Book.read(node.journal, stream)
-        run = cls(node, policy, book.start, book.first_model, publish)
+        run = cls(node, policy, book.start, publish)
         run.book, run.resumed = book, True
         if book.end is not None:
             run.state = book.end.state
+        else:
+            run._newest = run._read_newest()
         return run
 
-    def _check(self) -> None:
+    def _check(self, model: Buffer) -> None:
         """What can be known to be wrong before any owner is asked."""
         start, job = self.start, self.job
-        if model_digest(self.book.first_model) != start.model_digest:
+        if model_digest(model) != start.model_digest:
             raise BadInput("the first model that came is not the one that was signed")
-        if isinstance(job, TrainJob) and len(self.book.first_model) != 4 * layout_of(job.plan).size:
+        if isinstance(job, TrainJob) and len(model) != 4 * layout_of(job.plan).size:
             raise BadInput("the first model does not have the plan's number of parameters")
         if self.cohort != sorted(set(start.cohort)):
             raise BadInput("the cohort names an owner twice")
@@ -245,19 +257,22 @@ class Run:
     async def _finish(self, end: RunState) -> None:
         await self.node.journal.append(self._stream, "end", encode(end))
         self.book.end, self.state = end, end.state
-        await self.publish(self, end, self.last_value)
+        await self.publish(self, end, await self.newest())
+        self._newest = None
 
-    @property
-    def last_value(self) -> bytes:
-        """The newest model (float32), or the aggregate (float64)."""
-        return self.book.last_value or self.book.first_model
+    async def newest(self) -> Buffer:
+        """The newest model (float32), or the aggregate (float64). Raises `Unavailable`."""
+        return self._newest if self._newest is not None else await asyncio.to_thread(self._read_newest)
 
-    def history(self, after: int) -> list[tuple[RoundResult, bytes]]:
-        """Results from number `after` + 1 on with their values, read back from disk: memory holds only the newest."""
-        rows = self.node.journal.read(self._stream)
-        results = [decode(data, RoundResult) for kind, data in rows if kind == "result"]
-        values = [data for kind, data in rows if kind == "value"]
-        return list(zip(results, values, strict=True))[after:]
+    def _read_newest(self) -> bytes:
+        if isinstance(self.job, AggregateJob) and not self.book.results:
+            return b""
+        return self._values.read(len(self.book.results))
+
+    async def history(self, after: int) -> AsyncIterator[tuple[RoundResult, bytes]]:
+        """Results from number `after` + 1 on with their values, read back one at a time. Raises `Unavailable`."""
+        for result in self.book.results[after:]:
+            yield result, await asyncio.to_thread(self._values.read, result.number)
 
     async def _approvals(self) -> None:
         """Until every owner that is there has decided, or so many have refused that it cannot be; those that are absent
@@ -314,7 +329,7 @@ class Run:
     async def _train(self, job: TrainJob) -> None:
         layout = layout_of(job.plan)
         stopper = Stopper(job.stop)
-        model = np.frombuffer(self.last_value, np.float32)
+        value = await self.newest()
         while len(self.book.results) < job.rounds:
             number, began = len(self.book.results) + 1, time.time()
             if self._cancelled:
@@ -323,20 +338,24 @@ class Run:
             if reason is not None:
                 log.info("stopped early", run=self.id.hex(), rounds=number - 1)
                 return
-            work, released, attempts = await self._round(train_round(number), model.tobytes())
-            mean = self._read(work, released)
-            model = apply(job.strategy, model, mean.mean, layout)
+            work, released, attempts = await self._round(train_round(number), value)
+            # In a thread: the arithmetic over a whole model would hold up every connection.
+            mean = await asyncio.to_thread(self._read, work, released)
+            model = await asyncio.to_thread(
+                apply, job.strategy, np.frombuffer(value, np.float32), mean.sum, layout, weight=mean.total_weight
+            )
+            value = model.data.cast("B")
             metrics = dict(mean.metrics)
             uploaded = dict(released.uploaded)
             last = number == job.rounds
             if job.evaluation is not None and (number % job.evaluation.every == 0 or last):
-                work_e, released_e, more = await self._round(evaluation_round(number), model.tobytes())
+                work_e, released_e, more = await self._round(evaluation_round(number), value)
                 evaluated = self._read(work_e, released_e)
                 metrics |= read_evaluation(evaluated.mean, evaluation_layout(job.plan, job.evaluation.bins))
                 uploaded = {o: uploaded.get(o, 0) + released_e.uploaded.get(o, 0) for o in self.cohort}
                 attempts += more - 1
             result = self._result(work, released, mean, number, metrics, uploaded, time.time() - began, attempts)
-            await self._keep(result, model.tobytes(), number)
+            await self._keep(result, value)
 
     async def _aggregate(self) -> None:
         if self.book.results:
@@ -349,7 +368,7 @@ class Run:
         result = self._result(
             work, released, mean, 1, {}, dict(released.uploaded), time.time() - began, attempts
         )  # fmt: skip
-        await self._keep(result, np.asarray(value, np.float64).tobytes(), 1)
+        await self._keep(result, np.asarray(value, np.float64).tobytes())
 
     def _read(self, work: Work, released: Released) -> Aggregate:
         fixed = self._numbers(work).fixed_point
@@ -385,19 +404,20 @@ class Run:
             return error.message
         return "its report was not complete at the deadline"
 
-    async def _keep(self, result: RoundResult, value: bytes, number: int) -> None:
-        """Result and model are durable; only then are the round's partial sums erased."""
-        await self.node.journal.append_all(self._stream, [("result", encode(result)), ("value", value)])
+    async def _keep(self, result: RoundResult, value: Buffer) -> None:
+        """Result and value are durable; only then are the round's partial sums erased."""
+        await asyncio.to_thread(self._values.write, result.number, value)
+        await self.node.journal.append(self._stream, "result", encode(result))
         self.book.results.append(result)
-        self.book.last_value = value
-        for round_number in (train_round(number), evaluation_round(number)):
-            for stream in self.node.journal.streams(f"round/{self.id.hex()}/{round_number}/"):
-                await self.node.journal.erase(stream)
+        self._newest = value
+        rounds = [train_round(result.number), evaluation_round(result.number)]
+        streams = [s for r in rounds for s in self.node.journal.streams(f"round/{self.id.hex()}/{r}/")]
+        await asyncio.gather(*(self.node.journal.erase(stream) for stream in streams))
         await self.publish(self, result, value)
 
     # --- one round, attempt after attempt ---
 
-    async def _round(self, round_number: int, model: bytes) -> tuple[Work, Released, int]:
+    async def _round(self, round_number: int, model: Buffer) -> tuple[Work, Released, int]:
         """(its work, its release, the attempts that it took)."""
         work = work_of(self.job, purpose_of(self.job, round_number))
         while True:
@@ -436,7 +456,7 @@ class Run:
     def _aggregators(self) -> list[str]:
         return sorted(member.id for member in self.node.party.membership.aggregators)
 
-    async def _run_attempt(self, work: Work, attempt: Attempt, model: bytes) -> Released | GivenUp:
+    async def _run_attempt(self, work: Work, attempt: Attempt, model: Buffer) -> Released | GivenUp:
         if len(attempt.cohort) < self.policy.k_min:
             raise CohortTooSmall(f"{len(attempt.cohort)} owners are left, k_min is {self.policy.k_min}: add owners")
         plan = RoundPlan(

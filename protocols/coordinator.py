@@ -136,7 +136,7 @@ class RoundPlan:
     seconds: float
     patience: float
     job_digest: bytes
-    model: bytes = field(repr=False)
+    model: Buffer = field(repr=False)
     aborts: tuple[Signed, ...] = ()
 
 
