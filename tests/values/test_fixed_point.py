@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from fractions import Fraction
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import numpy.typing as npt
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from smpc_fl import chunks
 from smpc_fl.errors import BadInput, CapacityExceeded, NotFinite, ShapeMismatch
 from smpc_fl.fixed_point import FixedPoint, check_capacity, fewest_bits, largest_fractional_bits, worst_error
 from smpc_fl.ring import RING32, RING64, Ring
@@ -74,6 +76,42 @@ def test_long_vectors_are_encoded_like_short_ones(n: int) -> None:
     values = np.random.default_rng(3).normal(size=n)
     format_ = FixedPoint(RING32, 24)
     assert np.array_equal(format_.ring.to_signed(format_.encode(values)), np.rint(values * 2**24))
+
+
+@given(RINGS, st.integers(-64, 64), st.data())
+def test_elements_of_any_ring_are_decoded_whatever_stands_above_them(
+    ring: Ring, bits: int, data: st.DataObject
+) -> None:
+    numbers = data.draw(st.lists(st.integers(-ring.largest, ring.largest), max_size=8))
+    above = data.draw(st.lists(st.integers(0, 2**64 - 1), min_size=8, max_size=8))
+    words = [(k + (x << ring.bits)) % 2 ** (8 * ring.itemsize) for k, x in zip(numbers, above, strict=False)]
+    with patch.object(chunks, "CHUNK", 3):
+        decoded = FixedPoint(ring, bits).decode(np.array(words, ring.dtype))
+    assert decoded.tolist() == [float(k) * 2.0**-bits for k in numbers]
+
+
+@given(RINGS, st.integers(-20, 52), st.data())
+def test_any_ring_holds_what_it_says(ring: Ring, bits: int, data: st.DataObject) -> None:
+    format_, reach = FixedPoint(ring, bits), 2.0 ** (ring.bits - 1 - bits)
+    values = np.array(data.draw(st.lists(st.floats(-reach, reach), max_size=8)), np.float64)
+    rounded = [round(Fraction(v) * Fraction(2) ** bits) for v in values.tolist()]
+    with patch.object(chunks, "CHUNK", 3):
+        if any(abs(k) > ring.largest for k in rounded):
+            with pytest.raises(CapacityExceeded):
+                format_.encode(values)
+        else:
+            assert ring.to_signed(format_.encode(values)).tolist() == rounded
+
+
+def test_a_bound_holds_as_it_is_rounded() -> None:
+    out, format_ = RING32.zeros(2), FixedPoint(RING32, 1)
+    format_.put(np.array([3.2, -3.4]), out, bound=1.5)
+    assert RING32.to_signed(out).tolist() == [3, -3]
+    for beyond in ([0.0, 4.0], [-4.0, 0.0]):
+        with pytest.raises(CapacityExceeded, match="clip"):
+            format_.put(np.array(beyond), out, bound=1.5)
+    with pytest.raises(CapacityExceeded, match="fit"):
+        format_.put(np.array([math.nan, 0.0]), out)
 
 
 def test_stochastic_rounding_is_unbiased() -> None:
