@@ -88,11 +88,6 @@ def stream(seed: bytes, context: Context, aggregator: str) -> Prg:
     return Prg(stream_key(seed, context.manifest_hash, context.owner, aggregator, context.vector))
 
 
-def expand_seed(seed: bytes, ring: Ring, n: int, context: Context, aggregator: str) -> RingArray:
-    """The share ring[n] that `seed` stands for at `aggregator`."""
-    return stream(seed, context, aggregator).expand(ring, n)
-
-
 def commitment(blinder: bytes, share: Buffer) -> bytes:
     """32 bytes that bind to `share` (a seed, or the tags of the sealed vector: `vectors.VectorSealer`) and tell nothing of
     it to who lacks the `blinder`.

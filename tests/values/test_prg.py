@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
+from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from smpc_fl.errors import BadInput, ShapeMismatch
-from smpc_fl.prg import Prg, stream_key
-from smpc_fl.ring import RING32, RING64, Ring
+from smpc_fl.prg import CHUNK, Prg, add_streams, stream_key, subtract_streams
+from smpc_fl.ring import RING32, RING64, Ring, RingArray
 
 KEY = bytes(range(32))
-CHUNK = 1 << 18
+OTHERS = [Prg(bytes([k]) * 32) for k in range(3)]
+
+
+def exhaust(places: Iterator[slice]) -> list[slice]:
+    """Lets `add_streams` do its work; the places that it gave."""
+    return list(places)
 
 
 def plain_stream(key: bytes, length: int) -> bytes:
@@ -64,29 +70,57 @@ def test_across_chunks(length: int, offset: int) -> None:
 
 @settings(max_examples=40)
 @given(
-    st.sampled_from([RING32, RING64]),
-    st.one_of(st.integers(0, 50), st.sampled_from([CHUNK // 8, CHUNK // 4 + 3])),
+    st.sampled_from([RING32, RING64, Ring(8), Ring(23), Ring(48)]),
+    st.one_of(st.integers(0, 50), st.sampled_from([CHUNK // 8, CHUNK // 4 + 3, CHUNK // 4])),
     st.integers(0, 40),
+    st.integers(0, 3),
     st.integers(0, 2**32),
 )
-def test_expand_add_and_subtract_agree(ring: Ring, n: int, offset: int, seed: int) -> None:
-    prg = Prg(KEY)
-    start = offset * ring.itemsize
+def test_expand_add_and_subtract_agree(ring: Ring, n: int, offset: int, others: int, seed: int) -> None:
+    prg, start = Prg(KEY), offset * ring.itemsize
     expected = np.frombuffer(STREAM[start : start + n * ring.itemsize], ring.dtype)
     assert np.array_equal(prg.expand(ring, n, offset), expected)
-    base = np.random.default_rng(seed).integers(0, ring.modulus, n, ring.dtype)
+    streams = [prg, *OTHERS[:others]]
+    total = sum((other.expand(ring, n, offset) for other in OTHERS[:others]), expected)
+    base = np.random.default_rng(seed).integers(0, 1 << 8 * ring.itemsize, n, ring.dtype, endpoint=False)
     acc = base.copy()
-    prg.add_into(ring, acc, offset)
-    assert np.array_equal(acc, base + expected)
-    prg.subtract_from(ring, acc, offset)
+    exhaust(add_streams(ring, acc, streams, offset))
+    assert np.array_equal(acc, base + total)
+    exhaust(subtract_streams(ring, acc, streams, offset))
     assert np.array_equal(acc, base)
-    prg.subtract_from(ring, acc, offset)
-    assert np.array_equal(acc, base - expected)
+    exhaust(subtract_streams(ring, acc, streams[::-1], offset))
+    assert np.array_equal(acc, base - total)
+
+
+@pytest.mark.parametrize("ring", [RING32, RING64])
+@pytest.mark.parametrize("rest", [-1, 0, 1])
+def test_a_place_is_given_when_all_streams_are_in_it_and_none_beyond_is_touched(ring: Ring, rest: int) -> None:
+    step = CHUNK // ring.itemsize
+    n = 2 * step + rest
+    acc, streams = ring.zeros(n), [Prg(KEY), OTHERS[0]]
+    total: RingArray = streams[0].expand(ring, n) + streams[1].expand(ring, n)
+    done = 0
+    for place in add_streams(ring, acc, streams):
+        assert place == slice(done, min(done + step, n))
+        done = place.stop
+        assert np.array_equal(acc[:done], total[:done])
+        assert not acc[done:].any()
+    assert done == n
+
+
+def test_without_streams_or_elements_nothing_changes() -> None:
+    acc = np.arange(5, dtype="<u4")
+    assert exhaust(add_streams(RING32, acc, [])) == [slice(0, 5)]
+    assert acc.tolist() == [0, 1, 2, 3, 4]
+    assert exhaust(subtract_streams(RING32, RING32.zeros(0), [Prg(KEY)])) == []
+    untouched = RING32.zeros(2)
+    add_streams(RING32, untouched, [Prg(KEY)])  # not iterated
+    assert not untouched.any()
 
 
 def test_strided_accumulators_work_too() -> None:
     whole = RING32.zeros(20)
-    Prg(KEY).add_into(RING32, whole[::2])
+    exhaust(add_streams(RING32, whole[::2], [Prg(KEY)]))
     assert np.array_equal(whole[::2], Prg(KEY).expand(RING32, 10))
     assert not whole[1::2].any()
 
@@ -98,9 +132,11 @@ def test_wrong_arguments() -> None:
         Prg(KEY).fill(bytearray(4), -1)
     with pytest.raises(BadInput, match="32 bytes, not 31"):
         stream_key(bytes(31), bytes(32), "alice", "a1", "update")
-    for operation in (Prg(KEY).add_into, Prg(KEY).subtract_from):
+    for operation in (add_streams, subtract_streams):
         with pytest.raises(ShapeMismatch):
-            operation(RING32, RING64.zeros(2))
+            exhaust(operation(RING32, RING64.zeros(2), [Prg(KEY)]))
+        with pytest.raises(BadInput, match="not negative"):
+            exhaust(operation(RING32, RING32.zeros(2), [Prg(KEY)], -1))
 
 
 def test_stream_key_separates_all_that_it_is_bound_to() -> None:

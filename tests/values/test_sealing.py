@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 import nacl.bindings
@@ -15,17 +16,7 @@ from hypothesis import strategies as st
 from smpc_fl.errors import BadInput, DecryptionFailed, MalformedMessage
 from smpc_fl.hashing import derive_key, digest
 from smpc_fl.identity import Identity, PublicIdentity
-from smpc_fl.sealing import (
-    CHUNK,
-    KeyPair,
-    StreamOpener,
-    channel_key,
-    open_small,
-    open_stream,
-    seal_small,
-    seal_stream,
-    sealed_stream_length,
-)
+from smpc_fl.sealing import TAG, KeyPair, Stream, StreamOpener, channel_key, open_small, seal_small
 from smpc_fl.secret import Secret
 
 KEY = bytes(range(32))
@@ -165,28 +156,70 @@ def test_small_boxes_refuse_any_change() -> None:
 # --- streams ------------------------------------------------------------------------------------------------------
 
 
-def seal(plaintext: bytes, chunk: int, associated: bytes = b"manifest") -> list[bytes]:
-    return list(seal_stream(KEY, plaintext, associated, chunk))
+def seal(plaintext: bytes, chunk: int, associated: bytes = b"manifest", order: Sequence[int] = ()) -> list[bytes]:
+    """The sealed chunks, made in this order."""
+    stream = Stream(KEY, associated, len(plaintext), chunk)
+    out = bytearray(stream.sealed_length)
+    for number in order or range(stream.chunks):
+        stream.seal(number, plaintext[stream.plain(number)], memoryview(out)[stream.sealed(number)])
+    return [bytes(out[stream.sealed(number)]) for number in range(stream.chunks)]
 
 
-@given(st.binary(max_size=60), st.integers(1, 20), st.data())
-def test_streams_open_whole_and_in_any_pieces(plaintext: bytes, chunk: int, data: st.DataObject) -> None:
-    sealed = b"".join(seal(plaintext, chunk))
-    assert len(sealed) == sealed_stream_length(len(plaintext), chunk)
-    assert open_stream(KEY, sealed, b"manifest", len(plaintext), chunk) == plaintext
+def opener_of(
+    length: int, chunk: int, key: bytes = KEY, associated: bytes = b"manifest", into: memoryview | None = None
+) -> StreamOpener:
+    return StreamOpener(Stream(key, associated, length, chunk), into)
+
+
+def fed(opener: StreamOpener, piece: bytes | memoryview) -> list[bytes]:
+    """The plaintext of the chunks that this piece made complete."""
+    return [bytes(plain) for plain in opener.feed(piece)]
+
+
+@given(st.binary(max_size=60), st.integers(1, 20), st.booleans(), st.data())
+def test_streams_open_in_any_pieces(plaintext: bytes, chunk: int, whole: bool, data: st.DataObject) -> None:
+    chunks = seal(plaintext, chunk)
+    sealed, out = b"".join(chunks), bytearray(len(plaintext))
+    assert len(sealed) == len(plaintext) + TAG * len(chunks) == Stream(KEY, b"", len(plaintext), chunk).sealed_length
     cuts = sorted(data.draw(st.lists(st.integers(0, len(sealed)), max_size=6)))
-    opener = StreamOpener(KEY, b"manifest", len(plaintext), chunk)
-    opened = b"".join(opener.feed(sealed[a:b]) for a, b in pairwise([0, *cuts, len(sealed)]))
+    opener = opener_of(len(plaintext), chunk, into=memoryview(out) if whole else None)
+    opened = [plain for a, b in pairwise([0, *cuts, len(sealed)]) for plain in fed(opener, sealed[a:b])]
     opener.finish()
-    assert opened == plaintext
+    assert b"".join(opened) == plaintext
+    assert [len(part) for part in opened] == [len(part) - TAG for part in chunks]
+    assert opener.tags == b"".join(part[-TAG:] for part in chunks)
+    assert not whole or out == plaintext
 
 
 def test_byte_by_byte() -> None:
     sealed = b"".join(seal(b"0123456789", 4))
-    opener = StreamOpener(KEY, b"manifest", 10, 4)
-    pieces = [bytes(opener.feed(sealed[k : k + 1])) for k in range(len(sealed))]
-    assert [p for p in pieces if p] == [b"0123", b"4567", b"89"]
+    opener = opener_of(10, 4)
+    pieces = [fed(opener, sealed[k : k + 1]) for k in range(len(sealed))]
+    assert [piece for piece in pieces if piece] == [[b"0123"], [b"4567"], [b"89"]]
     opener.finish()
+
+
+def test_many_chunks_in_one_piece_come_one_after_the_other() -> None:
+    """Without a place of its own each overwrites the one before: nothing of the stream's size is ever held."""
+    chunks = seal(b"0123456789", 4)
+    opener = opener_of(10, 4)
+    seen: list[bytes] = []
+    views: list[memoryview] = []
+    for plain in opener.feed(memoryview(b"".join(chunks))):
+        seen.append(bytes(plain))
+        views.append(plain)
+    opener.finish()
+    assert seen == [b"0123", b"4567", b"89"]
+    assert bytes(views[0]) == b"8967"
+
+
+def test_chunks_are_sealed_and_opened_in_any_order() -> None:
+    chunks = seal(b"0123456789", 4)
+    assert seal(b"0123456789", 4, order=[2, 0, 1]) == chunks
+    stream, out = Stream(KEY, b"manifest", 10, 4), bytearray(10)
+    for number in (1, 2, 0):
+        stream.open(number, chunks[number], memoryview(out)[stream.plain(number)])
+    assert out == b"0123456789"
 
 
 def test_layout_of_chunks_is_stream() -> None:
@@ -203,19 +236,20 @@ def test_layout_of_chunks_is_stream() -> None:
 def test_an_exact_multiple_ends_with_a_full_chunk_and_nothing_is_one_chunk() -> None:
     assert [len(c) for c in seal(bytes(8), 4)] == [20, 20]
     assert [len(c) for c in seal(b"", 4)] == [16]
-    opener = StreamOpener(KEY, b"manifest", 0, 4)
-    assert bytes(opener.feed(seal(b"", 4)[0])) == b""
+    opener = opener_of(0, 4)
+    with pytest.raises(DecryptionFailed, match="cut short"):
+        opener.finish()
+    assert fed(opener, seal(b"", 4)[0]) == [b""]
     opener.finish()
 
 
 def assert_refused(sealed: bytes, length: int = 12, chunk: int = 4, key: bytes = KEY, ad: bytes = b"manifest") -> None:
-    with pytest.raises(DecryptionFailed):
-        open_stream(key, sealed, ad, length, chunk)
-    opener = StreamOpener(key, ad, length, chunk)
-    with pytest.raises(DecryptionFailed):  # noqa: PT012
-        for k in range(0, len(sealed), 7):
-            opener.feed(sealed[k : k + 7])
-        opener.finish()
+    for size in (len(sealed) + 1, 7):
+        opener = opener_of(length, chunk, key, ad)
+        with pytest.raises(DecryptionFailed):  # noqa: PT012
+            for k in range(0, len(sealed), size):
+                fed(opener, sealed[k : k + size])
+            opener.finish()
 
 
 def test_tampering_with_a_stream() -> None:
@@ -252,25 +286,21 @@ def test_tampering_with_a_stream() -> None:
     assert_refused(seal(b"abc", 4)[0], length=3, chunk=5)
 
 
-def test_a_failed_opener_stays_failed() -> None:
+@pytest.mark.parametrize("size", [5, 20, 21])
+def test_a_failed_opener_stays_failed(size: int) -> None:
+    """Also with the right bytes, in whole chunks or not: what did not open is not passed over."""
     a, b = seal(b"abcdefgh", 4)
-    opener = StreamOpener(KEY, b"manifest", 8, 4)
-    for piece in (b, a, b):
-        with pytest.raises(DecryptionFailed):
-            opener.feed(piece)
-    with pytest.raises(DecryptionFailed, match="cut short"):
+    opener = opener_of(8, 4)
+    wrong = b + a
+    with pytest.raises(DecryptionFailed, match="does not open"):  # noqa: PT012
+        for k in range(0, len(wrong), size):
+            fed(opener, wrong[k : k + size])
+    for piece in (a, b):
+        with pytest.raises(DecryptionFailed, match="after what did not open"):
+            fed(opener, piece)
+    with pytest.raises(DecryptionFailed, match="did not open"):
         opener.finish()
-
-
-def test_overhead_at_the_default_chunk() -> None:
-    for mebibytes in (1, 4, 64):
-        assert sealed_stream_length(mebibytes * CHUNK) - mebibytes * CHUNK <= 64 * mebibytes
-    vector = np.arange(300_000, dtype="<u8")
-    sealed = b"".join(seal_stream(KEY, vector.view(np.uint8).data, b"manifest"))
-    assert len(sealed) == sealed_stream_length(vector.nbytes) == vector.nbytes + 16 * 3
-    opened = open_stream(KEY, bytearray(sealed), b"manifest", vector.nbytes)
-    assert isinstance(opened, bytearray)
-    assert opened == vector.tobytes()
+    assert not opener.tags
 
 
 def test_one_key_may_seal_one_box_and_one_stream() -> None:
@@ -280,15 +310,10 @@ def test_one_key_may_seal_one_box_and_one_stream() -> None:
     with pytest.raises(DecryptionFailed):
         open_small(KEY, seal(b"x", 4)[0])
     with pytest.raises(DecryptionFailed):
-        open_stream(KEY, seal_small(KEY, b"x"), b"manifest", 1, 4)
+        fed(opener_of(1, 4), seal_small(KEY, b"x"))
 
 
 def test_wrong_stream_arguments() -> None:
-    for call in (
-        lambda: seal(b"x", 0),
-        lambda: sealed_stream_length(4, 0),
-        lambda: StreamOpener(KEY, b"", -1),
-        lambda: open_stream(KEY, bytes(16), b"", -1),
-    ):
-        with pytest.raises(BadInput):
-            call()
+    for length, chunk in ((1, 0), (-1, 4), (4, -1)):
+        with pytest.raises(BadInput, match="at least one byte"):
+            Stream(KEY, b"", length, chunk)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from smpc_fl.errors import BadInput, InternalError, ShapeMismatch
 from smpc_fl.fixed_point import FixedPoint, check_capacity, largest_fractional_bits, worst_error
+from smpc_fl.prg import CHUNK, Prg, add_streams
 from smpc_fl.ring import RING32, RING64, Ring, RingArray
-from smpc_fl.shares import Context, add_seed_into, carrier, commitment, expand_seed, report_id, split
+from smpc_fl.shares import Context, carrier, commitment, report_id, split, stream
 
 CONTEXT = Context(b"m" * 32, "alice")
 RINGS = st.sampled_from([RING32, RING64])
@@ -24,6 +25,11 @@ RINGS = st.sampled_from([RING32, RING64])
 
 def aggregator_ids(m: int) -> list[str]:
     return [f"agg{k}" for k in range(m)]
+
+
+def add_seeds(acc: RingArray, ring: Ring, streams: list[Prg]) -> None:
+    for _ in add_streams(ring, acc, streams):
+        pass
 
 
 # --- exact aggregation --------------------------------------------------------------------------------------------
@@ -78,7 +84,7 @@ def aggregate(case: Aggregation, encoded: dict[str, RingArray]) -> RingArray:
         assert set(shares.seeds) | {carrying} == set(aggregators)
         case.ring.add_into(partial[carrying], shares.vector)
         for aggregator, seed in shares.seeds.items():
-            add_seed_into(partial[aggregator], seed, case.ring, context, aggregator)
+            add_seeds(partial[aggregator], case.ring, [stream(seed, context, aggregator)])
     total = case.ring.zeros(n)
     for part in partial.values():
         case.ring.add_into(total, part)
@@ -147,7 +153,7 @@ def test_weights_on_the_grid_leave_only_the_numerators_rounding(case: Aggregatio
 
 @given(RINGS, st.integers(2, 7), st.lists(st.integers(0, 2**64 - 1), max_size=9), st.integers(0, 2**32))
 def test_all_shares_add_up_to_any_vector(ring: Ring, m: int, values: list[int], seed: int) -> None:
-    x = np.array([v % ring.modulus for v in values], ring.dtype)
+    x = np.array([v % 2**ring.bits for v in values], ring.dtype)
     before = x.copy()
     aggregators = aggregator_ids(m)
     carrying = aggregators[seed % m]
@@ -157,20 +163,45 @@ def test_all_shares_add_up_to_any_vector(ring: Ring, m: int, values: list[int], 
     assert {len(s) for s in shares.seeds.values()} == {32}
     total = shares.vector.copy()
     for aggregator, share_seed in shares.seeds.items():
-        expanded = expand_seed(share_seed, ring, x.size, CONTEXT, aggregator)
+        expanded = stream(share_seed, CONTEXT, aggregator).expand(ring, x.size)
         other = ring.zeros(x.size)
-        add_seed_into(other, share_seed, ring, CONTEXT, aggregator)
+        add_seeds(other, ring, [stream(share_seed, CONTEXT, aggregator)])
         assert np.array_equal(expanded, other)
         ring.add_into(total, expanded)
     assert np.array_equal(total, x)
 
 
+@pytest.mark.parametrize("n", [0, 1, CHUNK // 8, CHUNK // 2 + 3])
+def test_a_sharing_in_place_is_the_same_and_is_absorbed_whole_and_in_order(n: int) -> None:
+    x = np.random.default_rng(n).integers(0, 2**64, n, "<u8", endpoint=False)
+    draws = [np.random.default_rng(1).bytes for _ in range(2)]
+    apart = split(x, RING64, CONTEXT, ["a", "b", "c"], "b", draws[0])
+    seen: list[RingArray] = []
+    before = x.copy()
+    shares = split(
+        x,
+        RING64,
+        CONTEXT,
+        ["a", "b", "c"],
+        "b",
+        draws[1],
+        in_place=True,
+        absorb=lambda chunk: seen.append(chunk.copy()),
+    )
+    assert shares.vector is x
+    assert shares.seeds == apart.seeds
+    assert np.array_equal(x, apart.vector)
+    assert n == 0 or not np.array_equal(x, before)
+    assert all(chunk.nbytes <= CHUNK for chunk in seen)
+    assert np.array_equal(np.concatenate([*seen, x[:0]]), x)
+
+
 def test_a_seed_means_nothing_in_another_context() -> None:
     seed = b"s" * 32
     contexts = [CONTEXT, Context(b"n" * 32, "alice"), Context(b"m" * 32, "bob"), Context(b"m" * 32, "alice", "metrics")]
-    streams = {expand_seed(seed, RING64, 4, c, a).tobytes() for c in contexts for a in ("agg0", "agg1")}
+    streams = {stream(seed, c, a).expand(RING64, 4).tobytes() for c in contexts for a in ("agg0", "agg1")}
     assert len(streams) == 8
-    assert expand_seed(b"t" * 32, RING64, 4, CONTEXT, "agg0").tobytes() not in streams
+    assert stream(b"t" * 32, CONTEXT, "agg0").expand(RING64, 4).tobytes() not in streams
 
 
 @pytest.mark.parametrize("ring", [RING32, RING64])
@@ -230,7 +261,7 @@ def test_wrong_arguments() -> None:
     with pytest.raises(BadInput, match="32 bytes"):
         split(x, RING32, CONTEXT, ["a", "b"], "a", lambda n: bytes(n - 1))
     with pytest.raises(BadInput, match="32 bytes"):
-        expand_seed(bytes(16), RING32, 2, CONTEXT, "a")
+        stream(bytes(16), CONTEXT, "a")
 
 
 # --- the carrier --------------------------------------------------------------------------------------------------
@@ -260,11 +291,10 @@ def test_carrier_follows_the_formula_in_any_order_of_names() -> None:
 
 def test_commitments_bind_and_blind() -> None:
     blinder, other = b"b" * 32, b"c" * 32
-    vector = RING32.zeros(3)
-    made = commitment(blinder, RING32.as_buffer(vector))
+    made = commitment(blinder, bytearray(12))
     prefixed = b"".join(len(p).to_bytes(8, "little") + p for p in (blinder, bytes(12)))
     assert made == hashlib.blake2b(prefixed, digest_size=32, person=b"smpc-fl/1 share").digest()
-    assert made == commitment(blinder, vector.tobytes())
+    assert made == commitment(blinder, memoryview(bytes(12)))
     assert (
         len({made, commitment(other, bytes(12)), commitment(blinder, bytes(11)), commitment(blinder, b"\1" * 12)}) == 4
     )
