@@ -17,7 +17,7 @@ from websockets.exceptions import ConnectionClosed
 
 Vector = npt.NDArray[np.float32]
 
-PIECE = 1 << 20
+PIECE = 1 << 18
 """Bytes of a fragment."""
 
 

@@ -21,12 +21,14 @@ import numpy as np
 
 from bench.homes import COORDINATOR, Certificates, make_homes
 from bench.processes import START_TIMEOUT, Side, log_to
-from bench.task import CLIP, K_MIN, MAX_SAMPLES, Task
+from bench.task import CLIP, K_MIN, MAX_SAMPLES, Task, Vector
 from smpc_fl.errors import SmpcError
+from smpc_fl.hashing import Buffer
 from smpc_fl.learning.update import disassemble
 from smpc_fl.nodes.children import Child
 from smpc_fl.nodes.coordinator import Coordinator
 from smpc_fl.nodes.home.config import CoordinatorConfig, OwnerConfig
+from smpc_fl.nodes.home.values import Values
 from smpc_fl.nodes.node import run_node
 from smpc_fl.nodes.owner import Key, Owner
 from smpc_fl.nodes.rounds import RoundShell
@@ -109,7 +111,7 @@ class _Owner(Owner):
         names = tuple(task.names)
         return Expected("train", task.digest, task.layout.length, CLIP, MAX_SAMPLES, task.tolerance, names)
 
-    async def _compute(self, key: Key, model: bytes) -> None:
+    async def _compute(self, key: Key, model: Buffer) -> None:
         shell = self._rounds[key]
         try:
             vector = await asyncio.to_thread(self.task.vector, self.number, self.update)
@@ -137,6 +139,7 @@ class _Coordinator(Coordinator):
         self.model = np.zeros(task.dimension, np.float32)
         self.number = 0
         self._shells: list[RoundShell] = []
+        self._values = Values(self.home / "values")
         self._verifying = 0.0
 
     async def open(self) -> None:
@@ -170,7 +173,7 @@ class _Coordinator(Coordinator):
         task, numbers = self.task, self.task.numbers
         plan = RoundPlan(
             RUN, self.number, 0, "train", tuple(task.names), tuple(task.aggregator_names), task.layout.length, numbers,
-            CLIP, MAX_SAMPLES, K_MIN, 600.0, 600.0, task.digest, self.model.tobytes(), (),
+            CLIP, MAX_SAMPLES, K_MIN, 600.0, 600.0, task.digest, self.model.data.cast("B"), (),
         )  # fmt: skip
         self.number += 2
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
@@ -179,8 +182,8 @@ class _Coordinator(Coordinator):
             if not done.done():
                 done.set_result(outcome)
 
-        def build(records: Sequence[Any]) -> CoordinatorRound:
-            return CoordinatorRound.restore(self.party, plan, records, entropy=self.entropy)
+        def build(records: Sequence[Any], bulk: bytearray | None) -> CoordinatorRound:
+            return CoordinatorRound.restore(self.party, plan, records, bulk, entropy=self.entropy)
 
         stream = f"round/{RUN.hex()}/{plan.round}/0"
         shell = RoundShell(stream=stream, journal=self.journal, build=build, send=self.send, finished=finished)
@@ -189,12 +192,17 @@ class _Coordinator(Coordinator):
         released = await done
         if not isinstance(released, Released):
             raise released.error
-        mean = disassemble(numbers.fixed_point.decode(released.total), task.layout).mean
-        self.model = mean.astype(np.float32)
+        self.model = await asyncio.to_thread(self._mean, released)
         seconds = time.perf_counter() - began
         await self._keep(shell, stream)
         self._verify(released)
         return seconds, released
+
+    def _mean(self, released: Released) -> Vector:
+        total = disassemble(self.task.numbers.fixed_point.decode(released.total), self.task.layout)
+        mean = np.empty(self.task.dimension, np.float32)
+        np.divide(total.sum, total.total_weight, out=mean, casting="same_kind")
+        return mean
 
     async def _keep(self, shell: RoundShell, stream: str) -> None:
         """As a run ends a round: owners may erase, the model is durable, then the partial sums go."""
@@ -202,13 +210,14 @@ class _Coordinator(Coordinator):
         assert isinstance(machine, CoordinatorRound)
         for name in self.task.names:
             await self.tell(name, RoundClosed(machine.manifest_hash, True))
-        await self.journal.append_all(f"run/{RUN.hex()}", [("value", self.model.tobytes())])
+        await asyncio.to_thread(self._values.write, 1 + self.number // 2 % 2, self.model.data.cast("B"))
+        await self.journal.append(f"run/{RUN.hex()}", "result", b"")
         await self.journal.erase(stream)
 
     def _verify(self, released: Released) -> None:
         """The released sum is the exact one. Read piece by piece, so that nobody's memory shows it."""
         began = time.thread_time()
-        total = memoryview(np.ascontiguousarray(released.total)).cast("B")
+        total = released.total.data.cast("B")
         with self.exact.open("rb") as file:
             piece, place = bytearray(1 << 18), 0
             while size := file.readinto(piece):
