@@ -67,11 +67,12 @@ def examples(folder: Path) -> list[NodeConfig]:
             listen="localhost:0",
             policy=CoordinatorPolicy(k_min=4, round_deadline=2.5, attempts=9, ring_bits=64),
         ),
+        CoordinatorConfig(**base, listen="localhost:0", policy=CoordinatorPolicy(ring_bits="fit")),
         ResearcherConfig(**base, k_min=6, nodes=(folder / "x.toml",)),
     ]
 
 
-@pytest.mark.parametrize("number", range(7))
+@pytest.mark.parametrize("number", range(8))
 @pytest.mark.parametrize("comments", [False, True])
 def test_what_is_written_is_read_back(tmp_path: Path, number: int, comments: bool) -> None:
     config = examples(tmp_path)[number]
@@ -143,7 +144,8 @@ def test_the_pinned_federation_key() -> None:
         ({**OWNER, "listen": "127.0.0.1:1"}, "unknown field `listen`"),
         ({**LISTENER, "listen": "8443"}, 'listen: "8443" is not an address'),
         ({**LISTENER, "listen": "0.0.0.0:8443"}, r"listen: 0.0.0.0:8443 is open to other machines.*\[tls\]"),
-        ({**LISTENER, "role": "coordinator", "policy": {"ring_bits": 48}}, "policy.ring_bits"),
+        ({**LISTENER, "role": "coordinator", "policy": {"ring_bits": 7}}, "policy.ring_bits"),
+        ({**LISTENER, "role": "coordinator", "policy": {"ring_bits": "fits"}}, "policy.ring_bits"),
         ({**LISTENER, "role": "coordinator", "policy": {"round_deadline": 0}}, "policy.round_deadline"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -116,16 +117,19 @@ def test_status_names_everybody(fed: sf.LocalFederation) -> None:
     assert all(run.state == "finished" for run in status.runs)
 
 
-@pytest.mark.parametrize("aggregators", [2, 5])
-def test_upload_is_what_plain_fedavg_sends(aggregators: int) -> None:
-    """At b = 32, d = 10^6: at most 1.01 x 4d bytes for each owner on the socket, whatever m is."""
+@pytest.mark.parametrize(("aggregators", "bits", "update_bits"), [(2, 32, None), (5, 32, None), (2, 18, 16)])
+def test_upload_is_what_plain_fedavg_sends(aggregators: int, bits: int, update_bits: int | None) -> None:
+    """At b = 32, d = 10^6: at most 1.01 x 4d bytes for each owner on the socket, whatever m is. Updates of 16 bits take two
+    more for the sum of three owners, and so little over half."""
     width = 1000
     net = torch.nn.Sequential(torch.nn.Linear(10, width), torch.nn.Linear(width, 996), torch.nn.Linear(996, 2))
     plan = sf.Plan.from_module(net, example=(torch.zeros(4, 10), torch.zeros(4).long()))
     d = plan.layout.size
     assert d >= 1_000_000
     data = owners(3, rows=10)
-    with sf.LocalFederation(data, aggregators=aggregators, ledger="own", ring_bits=32) as fed:
-        (round_,) = fed.train(plan, inputs="x", targets="y", rounds=1).wait().rounds
-    assert round_.ring_bits == 32
-    assert all(4 * d < sent <= 1.01 * 4 * d for sent in round_.traffic.uploaded.values()), round_.traffic
+    with sf.LocalFederation(data, aggregators=aggregators, ledger="own", ring_bits=None if update_bits else 32) as fed:
+        job: dict[str, Any] = {"update_bits": update_bits, "clip": 1.0, "strategy": sf.FedAvg(weights="equal")}
+        (round_,) = fed.train(plan, inputs="x", targets="y", rounds=1, **job).wait().rounds
+    assert round_.ring_bits == bits
+    vector = d * bits / 8
+    assert all(vector < sent <= 1.01 * vector for sent in round_.traffic.uploaded.values()), round_.traffic

@@ -122,7 +122,7 @@ MANIFESTS: dict[str, tuple[dict[str, Any], type[SmpcError], type[SmpcError] | No
     "an owner more": ({"cohort": [*COHORT, "dave"], "ring_bits": 64, "worst_error": 1.0}, ManifestRefused, None, "asked for"),
     "a cohort without it": ({"cohort": ["bob", "carol", "dave"]}, ManifestRefused, None, "cohort"),
     "a past deadline": ({"deadline": 1.0}, ManifestRefused, ManifestRefused, "check the clocks"),
-    "too fine a scale": ({"fractional_bits": 40, "ring_bits": 32}, CapacityExceeded, CapacityExceeded, "64"),
+    "too fine a scale": ({"fractional_bits": 40, "ring_bits": 32}, CapacityExceeded, CapacityExceeded, "use ring_bits="),
     "another roster": ({"roster_hash": bytes(32)}, ManifestRefused, ManifestRefused, "newest signed version"),
     "another job": ({"job_digest": bytes(32)}, JobNotApproved, None, "requests list"),
     "another model": ({"model_digest": bytes(32)}, ModelMismatch, None, "model"),

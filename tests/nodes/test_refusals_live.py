@@ -84,7 +84,10 @@ REFUSED: dict[str, tuple[type[SmpcError], list[str], dict[str, Any], str]] = {
     ),
     "no such tensor": (SmpcError, GOOD, {"inputs": "nothing"}, "it has: "),
     "no ring is wide enough": (PrecisionTooLow, GOOD, {"tolerance": 1e-30}, "larger tolerance"),
-    "32 bits are not enough": (PrecisionTooLow, GOOD, {"ring_bits": 32, "clip": 1e6}, "use ring_bits=64"),
+    "32 bits are not enough": (PrecisionTooLow, GOOD, {"ring_bits": 32, "clip": 1e6}, "or more, a smaller clip"),
+    "updates of too few bits": (PrecisionTooLow, GOOD, {"update_bits": 8}, "use update_bits="),
+    "no ring of so few bits": (sf.BadInput, GOOD, {"ring_bits": 7}, ">= 8"),
+    "no ring of this name": (sf.BadInput, GOOD, {"ring_bits": "fits"}, "ring_bits"),
 }  # fmt: skip
 
 

@@ -140,7 +140,7 @@ def test_shapes() -> None:
     "settings",
     [
         {"bound": 0}, {"bound": -1.0}, {"bound": float("inf")}, {"bound": float("nan")}, {"bound": "8"},
-        {"bound": 8.0, "tolerance": 0.0}, {"bound": 8.0, "max_samples": 0}, {"bound": 8.0, "ring_bits": 16},
+        {"bound": 8.0, "tolerance": 0.0}, {"bound": 8.0, "max_samples": 0}, {"bound": 8.0, "ring_bits": 7},
     ],
 )  # fmt: skip
 def test_settings(settings: dict[str, Any]) -> None:
