@@ -87,7 +87,7 @@ class FixedPoint:
         if not largest < 2.0 ** (self.ring.bits - 1):
             raise CapacityExceeded(
                 f"a value does not fit {self.ring.bits} bits with {self.fractional_bits} after the point: "
-                "use a smaller bound or clip, fewer fractional bits, or ring_bits=64"
+                "use a smaller bound or clip, fewer fractional bits, or more ring_bits"
             )
         if largest > np.rint(bound * self.scale):
             raise CapacityExceeded("a slot of the vector is beyond its clip: the sum could leave the ring")

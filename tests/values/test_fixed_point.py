@@ -136,7 +136,7 @@ def test_the_ends_of_the_ring(ring: Ring) -> None:
     assert ring.to_signed(format_.encode(np.array([top, -top]))).tolist() == [int(top), -int(top)]
     for value in (2.0 ** (ring.bits - 1), -(2.0 ** (ring.bits - 1)), 1e308):
         for rounding in ("nearest", "stochastic"):
-            with pytest.raises(CapacityExceeded, match="ring_bits=64"):
+            with pytest.raises(CapacityExceeded, match="more ring_bits"):
                 format_.encode(np.array([0.0, value]), rounding, np.random.default_rng(0).bytes)
 
 
