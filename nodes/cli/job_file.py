@@ -290,6 +290,7 @@ def _write(run: Run, plan: Plan, stem: Path, console: Console) -> None:
         {
             "round": r.number, "metrics": r.metrics, "seconds": r.seconds, "uploaded": r.traffic.uploaded,
             "included": r.included, "missing": r.missing, "clipped": r.clipped, "attempts": r.attempts,
+            "ring_bits": r.ring_bits,
         }
         for r in run.rounds
     ]  # fmt: skip

@@ -25,6 +25,7 @@ TRAIN = """
 [[steps]]
 do = "train"
 rounds = 2
+ring_bits = "fit"
 strategy = { type = "FedSGD", lr = 0.5 }
 [steps.model]
 layers = [3, 4, 2]
@@ -59,7 +60,7 @@ def test_a_mean_and_training_run_to_their_results(tmp_path: Path, capsys: pytest
     model = load_file(tmp_path / "out" / "2-train.safetensors")
     assert {tensor.shape for tensor in model.values()} == {(4, 3), (4,), (2, 4), (2,)}
     rounds = [json.loads(line) for line in (tmp_path / "out" / "2-train.jsonl").read_text().splitlines()]
-    assert [line["round"] for line in rounds] == [1, 2]
+    assert [(line["round"], line["ring_bits"]) for line in rounds] == [(1, 26), (2, 26)]
     assert all(line["included"] == ["a", "b", "c"] for line in rounds)
     assert (tmp_path / "out" / "2-train.svg").read_text().lstrip().startswith("<?xml")
     assert "loss" in capsys.readouterr().out
@@ -73,6 +74,8 @@ def test_a_mean_and_training_run_to_their_results(tmp_path: Path, capsys: pytest
         ('[[steps]]\ndo = "dance"\n', "do"),
         (TRAIN.replace("rounds = 2", "rounds = 0"), "rounds"),
         (TRAIN + "colour = 3\n", "colour"),
+        (TRAIN.replace('"fit"', '"fits"'), "ring_bits"),
+        (TRAIN.replace('ring_bits = "fit"', "update_bits = 1"), "update_bits"),
         (TRAIN, "no [local] section"),
         (TRAIN.replace("layers = [3, 4, 2]", "layers = [3]"), "two widths"),
         (TRAIN.replace("layers = [3, 4, 2]", ""), "either `layers` or `python`"),
