@@ -1,0 +1,50 @@
+"""Freed memory that is used again does not fault in again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+from smpc_fl.nodes import memory
+
+FAULTS = """
+import resource, sys
+from smpc_fl.nodes.memory import keep_freed_memory
+
+def vectors():
+    for _ in range(10):
+        kept = [b"x" * (3 << 20) for _ in range(8)]
+        del kept
+
+if sys.argv[1] == "keep" and not keep_freed_memory():
+    print("cannot")
+    sys.exit()
+vectors()
+before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+vectors()
+print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+"""
+
+
+def faults(how: str) -> str:
+    done = subprocess.run([sys.executable, "-c", FAULTS, how], capture_output=True, text=True, check=True)
+    return done.stdout.strip()
+
+
+def test_blocks_of_megabytes_come_from_memory_that_is_there() -> None:
+    kept = faults("keep")
+    if kept == "cannot":
+        pytest.skip("this is not glibc")
+    assert int(kept) < 1000
+    assert int(faults("give back")) > 10_000  # 10 times 8 blocks of 768 pages, less what luck keeps
+
+
+@pytest.mark.parametrize("error", [AttributeError, OSError, TypeError])
+def test_without_glibc_nothing_changes(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(name: None) -> None:
+        raise error
+
+    monkeypatch.setattr("ctypes.CDLL", refuse)
+    assert memory.keep_freed_memory() is False
