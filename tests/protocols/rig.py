@@ -20,7 +20,7 @@ from smpc_fl.errors import SmpcError, from_code
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.aggregator import State as AggregatorState
-from smpc_fl.protocols.commands import Command, Compute, Event, Received, Send, Start
+from smpc_fl.protocols.commands import Command, Compute, Event, Persist, Received, Send, Start
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released
 from smpc_fl.protocols.manifest import choose_numbers, manifest_hash, set_hash
 from smpc_fl.protocols.messages import (
@@ -81,8 +81,8 @@ class Seen:
 
 class Rig(Simulation):
     """`seen`: every event at every machine; `received` and `written`: every message and record by node, also the erased
-    ones; `said`: every message that a node sent; `computed`: how often each owner did; `dies(node, command)`: whether it
-    crashes just before that command."""
+    ones; `bulks`: every bulk with the record that it came with; `said`: every message that a node sent; `computed`: how
+    often each owner did; `dies(node, command)`: whether it crashes just before that command."""
 
     def __init__(
         self, vectors: Mapping[str, NDArray[np.float64]] | None = None, *, seed: object = 0, **more: Any
@@ -92,6 +92,7 @@ class Rig(Simulation):
         self.seen: list[Seen] = []
         self.received: dict[str, list[Received]] = defaultdict(list)
         self.written: dict[str, list[Record]] = defaultdict(list)
+        self.bulks: dict[str, list[tuple[Record, bytes]]] = defaultdict(list)
         self.said: list[tuple[str, Send, Message]] = []
         self.computed: Counter[str] = Counter()
         self.dies: Callable[[str, Command], bool] = lambda by, command: False
@@ -120,6 +121,8 @@ class Rig(Simulation):
         if isinstance(command, Send):
             self.said.append((by, command, codec.decode_message(command.signed.body)))
         super().carry_out(by, command)
+        if isinstance(command, Persist) and command.bulk is not None:
+            self.bulks[by].append((command.record, bytes(self.nodes[by].bulk or b"")))
 
     # --- stopping and looking ---
 
@@ -166,11 +169,11 @@ class Rig(Simulation):
         assert isinstance(machine, CoordinatorRound)
         return machine
 
-    def from_(self, sender: str, message: Message, attachment: bytes | None = None) -> Received:
+    def from_(self, sender: str, message: Message, attachment: Any = None) -> Received:
         """`message` as it comes from `sender`, under its signature."""
         return Received(sender, message, self.parties[sender].sign(message), attachment)
 
-    def tell(self, to: str, sender: str, message: Message, attachment: bytes | None = None) -> list[Command]:
+    def tell(self, to: str, sender: str, message: Message, attachment: Any = None) -> list[Command]:
         """What the machine of `to` makes of a message, which is not carried out."""
         return self.nodes[to].machine.receive(self.from_(sender, message, attachment), self.now)
 
@@ -193,8 +196,9 @@ class Rig(Simulation):
         assert len(owners) >= k_min
         fixed = self.plan.numbers.fixed_point
         encoded = [fixed.encode(self.vectors[owner]) for owner in owners]
-        expected = [sum(int(vector[j]) for vector in encoded) % fixed.ring.modulus for j in range(self.plan.dimension)]
-        assert [int(value) for value in outcome.total] == expected
+        modulus = 1 << fixed.ring.bits
+        expected = [sum(int(vector[j]) for vector in encoded) % modulus for j in range(self.plan.dimension)]
+        assert [int(value) % modulus for value in outcome.total] == expected
         counted = {owner: int(outcome.total[0]) >> 2 * i & 3 for i, owner in enumerate(self.plan.cohort)}
         assert counted == {owner: int(owner in owners) for owner in self.plan.cohort}
 
