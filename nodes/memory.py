@@ -9,13 +9,16 @@ from __future__ import annotations
 import ctypes
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3  # mallopt(3), malloc.h
-_NEVER = 1 << 30
+_LARGE = 1 << 25
+"""32 MiB, the most that every glibc takes: larger blocks are mapped as before."""
+_KEPT = 1 << 28
+"""256 MiB: freed memory beyond it goes back."""
 
 
 def keep_freed_memory() -> bool:
-    """For the whole process: blocks below 1 GiB come from the heap, which is not given back. False without glibc."""
+    """For the whole process, from now on; the peak of its memory stays the same. False without glibc."""
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, OSError, TypeError):  # another C library, or none to ask
         return False
-    return bool(mallopt(_MMAP_THRESHOLD, _NEVER)) and bool(mallopt(_TRIM_THRESHOLD, _NEVER))
+    return bool(mallopt(_MMAP_THRESHOLD, _LARGE)) and bool(mallopt(_TRIM_THRESHOLD, _KEPT))
