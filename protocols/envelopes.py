@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 from smpc_fl.errors import DecryptionFailed, MalformedMessage
 from smpc_fl.identity import PublicIdentity
+from smpc_fl.prg import SEED_SIZE
 from smpc_fl.sealing import channel_key, open_small, seal_small
 from smpc_fl.secret import Secret
-
-SEED_BYTES = 32
-BLINDER_BYTES = 32
+from smpc_fl.shares import BLINDER_SIZE
 
 
 def check_key(public: bytes, of: str) -> None:
@@ -60,9 +59,9 @@ class Channel:
     def open_seed(self, sealed: bytes) -> tuple[bytes, bytes]:
         """(seed, blinder), 32 bytes each."""
         opened = open_small(self._key("owner>aggregator seed"), sealed)
-        if len(opened) != SEED_BYTES + BLINDER_BYTES:
+        if len(opened) != SEED_SIZE + BLINDER_SIZE:
             raise DecryptionFailed("a sealed seed has the wrong length", phase="report")
-        return opened[:SEED_BYTES], opened[SEED_BYTES:]
+        return opened[:SEED_SIZE], opened[SEED_SIZE:]
 
     def seal_blinder(self, blinder: bytes) -> bytes:
         return seal_small(self._key("owner>aggregator blinder"), blinder)
@@ -70,7 +69,7 @@ class Channel:
     def open_blinder(self, sealed: bytes) -> bytes:
         """The 32 bytes that blind a vector's commitment."""
         blinder = open_small(self._key("owner>aggregator blinder"), sealed)
-        if len(blinder) != BLINDER_BYTES:
+        if len(blinder) != BLINDER_SIZE:
             raise DecryptionFailed("a sealed blinder has the wrong length", phase="report")
         return blinder
 

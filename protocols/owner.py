@@ -58,7 +58,7 @@ from smpc_fl.protocols.commands import (
     Start,
     Tick,
 )
-from smpc_fl.protocols.envelopes import BLINDER_BYTES, Channel
+from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.manifest import Expected, Rules
 from smpc_fl.protocols.messages import (
     Manifest,
@@ -76,7 +76,7 @@ from smpc_fl.protocols.records import Accepted, Closed, Done, Record, Reporting
 from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, carrier, commitment, report_id, split, stream
+from smpc_fl.shares import BLINDER_SIZE, Context, carrier, commitment, report_id, split, stream
 
 if TYPE_CHECKING:
     from smpc_fl.learning.update import SecureVector
@@ -362,7 +362,7 @@ class OwnerRound:
         context = Context(self.manifest_hash, self.party.id)
         # The integers are not kept: the sealed vector and the seeds are them.
         shares = split(encoded, of, context, self._aggregators, to, self._entropy, in_place=True, absorb=sealer)
-        blinders = [self._entropy(BLINDER_BYTES) for _ in self._aggregators]
+        blinders = [self._entropy(BLINDER_SIZE) for _ in self._aggregators]
         commitments = [
             commitment(blinder, sealer.tags if a == to else shares.seeds[a])
             for a, blinder in zip(self._aggregators, blinders, strict=True)

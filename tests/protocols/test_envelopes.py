@@ -9,7 +9,7 @@ from rig import Draws
 
 from smpc_fl.errors import DecryptionFailed
 from smpc_fl.identity import Identity
-from smpc_fl.protocols.envelopes import Channel, sealed_size
+from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.sealing import KeyPair, seal_small
 from smpc_fl.secret import Secret
 
@@ -17,7 +17,7 @@ DRAW = Draws("envelopes")
 OWNER, AGGREGATOR, OTHER = (Identity.generate(DRAW).public for _ in range(3))
 EPHEMERAL, PREKEY = KeyPair.generate(DRAW), KeyPair.generate(DRAW)
 MANIFEST, ABOUT = b"m" * 32, b"a" * 32
-SEED, BLINDER, SHARE = b"s" * 32, b"b" * 32, bytes(range(256)) * 5
+SEED, BLINDER = b"s" * 32, b"b" * 32
 HERE = Channel(EPHEMERAL.private, PREKEY.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
 THERE = Channel(PREKEY.private, EPHEMERAL.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
 
@@ -34,10 +34,9 @@ ELSEWHERE = {
 
 def test_what_was_sealed_opens() -> None:
     assert THERE.open_seed(HERE.seal_seed(SEED, BLINDER)) == (SEED, BLINDER)
-    sealed, attachment = HERE.seal_vector(SHARE, BLINDER)
-    assert len(attachment) == sealed_size(len(SHARE)) == len(SHARE) + 16
-    assert THERE.open_vector(sealed, attachment, len(SHARE)) == (SHARE, BLINDER)
-    assert THERE.open_partial(HERE.seal_partial(SHARE), len(SHARE)) == SHARE
+    assert THERE.open_blinder(HERE.seal_blinder(BLINDER)) == BLINDER
+    assert THERE.vector_key() == HERE.vector_key()
+    assert THERE.partial_key() == HERE.partial_key()
 
 
 @pytest.mark.parametrize("name", ELSEWHERE)
@@ -45,30 +44,28 @@ def test_it_opens_nowhere_else(name: str) -> None:
     there = ELSEWHERE[name]
     with pytest.raises(DecryptionFailed):
         there.open_seed(HERE.seal_seed(SEED, BLINDER))
-    sealed, attachment = HERE.seal_vector(SHARE, BLINDER)
     with pytest.raises(DecryptionFailed):
-        there.open_vector(sealed, attachment, len(SHARE))
-    with pytest.raises(DecryptionFailed):
-        there.open_partial(HERE.seal_partial(SHARE), len(SHARE))
+        there.open_blinder(HERE.seal_blinder(BLINDER))
+    assert there.partial_key() != HERE.partial_key()
+    # The key of a vector is older than its report's id: the tags that it makes are named in there.
+    assert (there.vector_key() == HERE.vector_key()) is (name == "another report")
 
 
 def test_each_kind_of_message_has_a_key_of_its_own() -> None:
-    sealed, attachment = HERE.seal_vector(SHARE, BLINDER)
     with pytest.raises(DecryptionFailed):
-        THERE.open_seed(sealed)
+        THERE.open_seed(HERE.seal_blinder(SEED + BLINDER))
     with pytest.raises(DecryptionFailed):
-        THERE.open_vector(HERE.seal_seed(SEED, BLINDER), attachment, len(SHARE))
-    with pytest.raises(DecryptionFailed):
-        THERE.open_partial(attachment, len(SHARE))
+        THERE.open_blinder(HERE.seal_seed(SEED, BLINDER))
+    about_nothing = replace(HERE, about=b"")
+    keys = {HERE._key("owner>aggregator seed"), HERE._key("owner>aggregator blinder")}
+    keys |= {HERE.vector_key(), HERE.partial_key(), about_nothing.partial_key()}
+    assert len(keys) == 5
 
 
 def test_contents_of_another_length_are_refused() -> None:
     for data in (SEED, SEED + BLINDER + b"!"):
         with pytest.raises(DecryptionFailed, match="sealed seed has the wrong length"):
             THERE.open_seed(seal_small(HERE._key("owner>aggregator seed"), data))
-    _, attachment = HERE.seal_vector(SHARE, BLINDER)
-    with pytest.raises(DecryptionFailed, match="sealed blinder has the wrong length"):
-        THERE.open_vector(seal_small(HERE._key("owner>aggregator blinder"), b"short"), attachment, len(SHARE))
-    for size in (len(SHARE) - 1, len(SHARE) + 1):
-        with pytest.raises(DecryptionFailed):
-            THERE.open_vector(HERE.seal_vector(SHARE, BLINDER)[0], attachment, size)
+    for data in (b"short", BLINDER + b"!"):
+        with pytest.raises(DecryptionFailed, match="sealed blinder has the wrong length"):
+            THERE.open_blinder(seal_small(HERE._key("owner>aggregator blinder"), data))
