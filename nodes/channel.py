@@ -125,7 +125,7 @@ class Channel:
             await link.send(self.party.sign(message), attachment)
         await pump(link, self._on_message, on_refused=self._on_refused)
 
-    async def _on_refused(self, link: Link, error: SmpcError) -> None:
+    async def _on_refused(self, link: Link, error: SmpcError, signed: Signed | None) -> None:
         log.warning("a message of the coordinator was refused", error=error.code, message=error.message)
 
     async def _stop(self) -> None:

@@ -178,18 +178,26 @@ class Coordinator(Node):
             return
         run = self._run_of(researcher, run_id)
         self._subscribers.setdefault(run_id, set()).add(researcher)
+        # In the background: whoever reads a link cannot wait until its peer has room.
+        self.spawn(self._catch_up(run, researcher, after))
+
+    async def _catch_up(self, run: Run, researcher: str, after: int) -> None:
+        """All results so far, in order, whatever is published meanwhile; then how the run stands."""
         try:
-            async for result, value in run.history(after):
-                await self.tell(researcher, result, value)
+            while after < len(run.book.results):
+                async for result, value in run.history(after):
+                    if not await self.tell(researcher, result, value):
+                        return  # gone: it asks again when it is back
+                    after = result.number
             last = await run.newest()
         except Unavailable as error:
-            log.error("value lost", run=run_id.hex(), message=error.message)
-            await self._tell_failed(researcher, run_id, error)
+            log.error("value lost", run=run.id.hex(), message=error.message)
+            await self._tell_failed(researcher, run.id, error)
             return
         if run.book.end is not None:
             await self.tell(researcher, run.book.end, last)
         else:
-            await self.tell(researcher, RunState(run_id, run.state, len(run.book.results), text=run.waits))
+            await self.tell(researcher, RunState(run.id, run.state, len(run.book.results), text=run.waits))
 
     async def _publish(self, run: Run, message: RoundResult | RunState, value: Buffer) -> None:
         if isinstance(message, RunState) and message.state in ("finished", "failed"):

@@ -8,6 +8,7 @@ a signed `Refusal` that says why; our own bugs are logged by type, never with a 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -25,12 +26,14 @@ from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, Owner
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
+from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.nodes.metrics import NodeMetrics
+from smpc_fl.nodes.net.attachment import Sink, abandon
 from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import Peers
 from smpc_fl.nodes.net.pump import pump, report_bug
-from smpc_fl.protocols.codec import verify
+from smpc_fl.protocols.codec import decode_message, verify
 from smpc_fl.protocols.commands import Received, Send
 from smpc_fl.protocols.manifest import subject_of
 from smpc_fl.protocols.messages import Message, Refusal, RosterOffer, Signed
@@ -71,7 +74,7 @@ class Node:
 
     async def send(self, command: Send) -> int:
         """Deliver a machine's message; the bytes that it took on the socket. Raises `Unavailable`."""
-        written = await self.peers.send(command.to, command.signed, command.attachment)
+        written = await self.peers.send(command.to, command.signed, command.attachment, piece=command.piece)
         self.metrics.sent(type_of(command), written)
         return written
 
@@ -104,30 +107,50 @@ class Node:
 
     async def converse(self, link: Link) -> None:
         """Everything that comes over one authenticated link, until it closes."""
+        counted = link.bytes_received
+
+        async def incoming(link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
+            nonlocal counted
+            self.metrics.received(link.role, link.bytes_received - counted)
+            counted = link.bytes_received
+            await self._incoming(link, signed, attachment)
+
         self.peers.add(link)
         try:
-            await pump(link, self._incoming, on_refused=self._refuse)
+            await pump(link, incoming, open_sink=self.open_sink, on_refused=self._refuse)
         finally:
             self.peers.remove(link)
 
-    async def _incoming(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
+    async def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
+        """Where a long attachment goes (`net.attachment.Accept`); None: into memory."""
+        return None
+
+    async def _incoming(self, link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
+        try:
+            message = self._verified(link, signed)
+        except SmpcError:
+            abandon(attachment)
+            raise
+        if isinstance(message, RosterOffer):
+            await self.offered_roster(message.roster)
+            return
+        await self.handle(link, Received(link.peer, message, signed, attachment))
+
+    def _verified(self, link: Link, signed: Signed) -> Message:
         if signed.sender != link.peer:
             raise BadSignature(
                 "a message in another member's name; relayed statements travel inside messages", peer=link.peer
             )
-        self.metrics.received(link.role, len(signed.body) + len(attachment or b""))
-        message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
-        if isinstance(message, RosterOffer):
-            await self.offered_roster(message.roster)
-            return
-        try:
-            await self.handle(link, Received(link.peer, message, signed, attachment))
-        except SmpcError as error:
-            await self._refuse(link, error, subject_of(message))
+        return verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
 
-    async def _refuse(self, link: Link, error: SmpcError, about: bytes = b"") -> None:
+    async def _refuse(self, link: Link, error: SmpcError, signed: Signed | None) -> None:
+        """Answer a message that was refused: why, and what it was about."""
         log.warning("refused", peer=link.peer, error=error.code, message=error.message)
         self.metrics.refused(error.code)
+        about = b""
+        if signed is not None and signed.sender == link.peer:
+            with contextlib.suppress(SmpcError):
+                about = subject_of(decode_message(signed.body))
         await self.tell(link.peer, Refusal(error.code, error.message[:4000], error.phase or "", about))
 
     async def handle(self, link: Link, event: Received) -> None:
@@ -239,6 +262,7 @@ def run_node(node: Callable[[], Node], level: str, *, listen_fd: int | None, wit
         await made.run()
 
     configure(level)
+    keep_freed_memory()
     asyncio.run(live())
 
 

@@ -21,7 +21,8 @@ from smpc_fl.errors import SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.net.addresses import parse_address
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.nodes.net.server import Handler, OnRefused
 from smpc_fl.protocols.messages import Signed
@@ -115,12 +116,12 @@ class Dialer:
         self._task.cancel()
         await asyncio.wait([self._task])
 
-    async def send(self, signed: Signed, attachment: Buffer | None = None) -> int:
+    async def send(self, signed: Signed, attachment: Buffer | None = None, *, piece: int = 0) -> int:
         """As `Link.send`; raises `Unavailable` when there is no connection now."""
         if self._link is None:
             why = f": {self.error.message}" if self.error is not None else ""
             raise Unavailable(f"{self.peer} at {self.address.url} is not connected{why}", peer=self.peer)
-        return await self._link.send(signed, attachment)
+        return await self._link.send(signed, attachment, piece=piece)
 
     async def _run(self) -> None:
         loop = asyncio.get_running_loop()

@@ -1,50 +1,82 @@
-"""A message's bytes on a websocket: an envelope, and at most one attachment behind it.
+"""A link's bytes on a websocket: envelopes, each with at most one attachment behind it.
 
-A message is one websocket message. Its bytes, in fragments of at most 1 MiB:
+Every websocket message begins with a byte that says its kind:
 
-    4 bytes   length of the envelope, big-endian      8 bytes   length of the attachment, big-endian
-    the encoded `Signed` envelope                     the attachment
+    0 MESSAGE        lengths, the encoded `Signed` envelope, its attachment of at most 64 KiB, or none
+    1 ANNOUNCEMENT   lengths, an envelope whose attachment is longer: it waits until the receiver has room for it
+    2 GO             the receiver has room for what was announced
+    3 DROP           the receiver does not want it (it says why in a message of its own): it is not sent
+    4 ATTACHMENT     what was announced: this byte is a fragment of its own, the others are the attachment
 
-Lengths come first, so that what is too long is refused before it arrives. An attachment of 0 bytes is no attachment.
+`lengths` are 4 bytes for the envelope, 8 for the attachment, big-endian. They come first, so that what is too long is
+refused before it arrives. A fragment has at most 1 MiB; an attachment is cut at multiples of what the sender chose.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
+from enum import IntEnum
+from typing import NamedTuple
 
-from smpc_fl.errors import MalformedMessage, SmpcError
+from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import Buffer
 from smpc_fl.protocols.codec import MAX_BODY, decode_signed
 from smpc_fl.protocols.messages import Signed
 
 PIECE = 1 << 20
 """Bytes of a fragment, at most."""
+DEFAULT_PIECE = 1 << 18
+"""Bytes of an attachment's fragments, unless its sender chooses otherwise."""
+INLINE = 1 << 16
+"""Bytes of the longest attachment that travels with its envelope, without being asked for."""
 MAX_ENVELOPE = MAX_BODY
 """Bytes of an encoded envelope, at most: the codec's limit."""
 
-_HEADER = struct.Struct(">IQ")
+_LENGTHS = struct.Struct(">BIQ")
 
-Sink = Callable[[bytes], Awaitable[None]]
-"""Takes an attachment piece by piece, in order, at most 1 MiB at a time. Raising an `SmpcError` refuses the message."""
-
-Accept = Callable[[Signed, int], Sink | None]
-"""Told of an envelope whose attachment (so many bytes) is about to arrive: gives a sink, or None to have it collected
-in memory, or refuses by raising an `SmpcError`. The envelope's signature has not been checked yet."""
+More = Callable[[], Awaitable[bytes | None]]
+"""A message's next fragment; None when there is none."""
 
 
-def outgoing(envelope: bytes, attachment: memoryview) -> list[memoryview]:
-    """A message's fragments; the attachment's are views, not copies."""
-    pieces = list(_cut(_HEADER.pack(len(envelope), attachment.nbytes) + envelope))
-    if attachment.nbytes:
-        pieces += _cut(attachment.cast("B"))
-    return pieces
+class Kind(IntEnum):
+    MESSAGE = 0
+    ANNOUNCEMENT = 1
+    GO = 2
+    DROP = 3
+    ATTACHMENT = 4
 
 
-def _cut(data: Buffer) -> Iterator[memoryview]:
+class Incoming(NamedTuple):
+    """A MESSAGE or an ANNOUNCEMENT. `size`: bytes of the attachment; `inline`: the attachment, if it is here."""
+
+    signed: Signed
+    size: int
+    inline: bytearray | None
+
+
+def message(envelope: bytes, attachment: memoryview) -> bytes:
+    """A MESSAGE. `attachment` is empty or at most INLINE bytes."""
+    return b"".join((_LENGTHS.pack(Kind.MESSAGE, len(envelope), len(attachment)), envelope, attachment))
+
+
+def announcement(envelope: bytes, size: int) -> bytes:
+    """An ANNOUNCEMENT of an attachment of `size` bytes, more than INLINE."""
+    return _LENGTHS.pack(Kind.ANNOUNCEMENT, len(envelope), size) + envelope
+
+
+def cut(data: Buffer, piece: int = PIECE) -> Iterator[memoryview]:
+    """The data in views of `piece` bytes; the last one may be shorter."""
     view = memoryview(data)
-    for start in range(0, len(view), PIECE):
-        yield view[start : start + PIECE]
+    for start in range(0, len(view), piece):
+        yield view[start : start + piece]
+
+
+def piece_size(wanted: int) -> int:
+    """Bytes of an attachment's fragments; `wanted` is 0 for the default. Raises `BadInput`."""
+    if not 0 <= wanted <= PIECE:
+        raise BadInput(f"a fragment has between 1 and {PIECE} bytes, not {wanted}")
+    return wanted or DEFAULT_PIECE
 
 
 def frame_size(payload: int, mask: int) -> int:
@@ -52,83 +84,39 @@ def frame_size(payload: int, mask: int) -> int:
     return payload + mask + (2 if payload < 126 else 4 if payload < 1 << 16 else 10)
 
 
-class Incoming:
-    """One message on its way in: its first fragment, and `frames` for the others.
+def kind_of(first: bytes) -> Kind:
+    """What a websocket message is, by its first fragment. Raises `MalformedMessage`."""
+    if not first or first[0] > Kind.ATTACHMENT:
+        raise MalformedMessage("a message is of no known kind")
+    kind = Kind(first[0])
+    if kind >= Kind.GO and len(first) > 1:
+        raise MalformedMessage(f"{kind.name} is one byte")
+    return kind
 
-    `refused` holds what `accept` or its sink raised; the message was then read to its end and dropped."""
 
-    def __init__(
-        self, first: bytes, frames: AsyncIterator[bytes], accept: Accept | None, max_envelope: int, max_attachment: int
-    ) -> None:
-        self.refused: SmpcError | None = None
-        self._piece = memoryview(first)
-        self._frames = frames
-        self._accept = accept
-        self._max_envelope = max_envelope
-        self._max_attachment = max_attachment
-        self._empty = 0
+async def read_message(first: bytes, more: More, max_envelope: int, max_attachment: int) -> Incoming:
+    """The MESSAGE or ANNOUNCEMENT that begins with the fragment `first`. Raises `MalformedMessage`."""
+    if len(first) < _LENGTHS.size:
+        raise MalformedMessage("a message is too short for its two lengths")
+    kind, envelope_size, size = _LENGTHS.unpack_from(first)
+    if envelope_size > max_envelope or size > max_attachment:
+        raise MalformedMessage(
+            f"a message of {envelope_size} bytes with an attachment of {size} bytes is over the limits of "
+            f"{max_envelope} and {max_attachment}"
+        )
+    if (size > INLINE) != (kind == Kind.ANNOUNCEMENT):
+        raise MalformedMessage(f"attachments are announced if they are over {INLINE} bytes, and no others")
+    end = _LENGTHS.size + envelope_size
+    data = memoryview(await _whole(first, more, end if size > INLINE else end + size))
+    signed = decode_signed(bytes(data[_LENGTHS.size : end]))
+    return Incoming(signed, size, bytearray(data[end:]) if 0 < size <= INLINE else None)
 
-    async def read(self) -> tuple[Signed, bytearray | None]:
-        if len(self._piece) < _HEADER.size:
-            raise MalformedMessage("a message is too short for its two lengths")
-        envelope_size, size = _HEADER.unpack_from(self._piece)
-        self._piece = self._piece[_HEADER.size :]
-        if envelope_size > self._max_envelope or size > self._max_attachment:
-            raise MalformedMessage(
-                f"a message of {envelope_size} bytes with an attachment of {size} bytes is over the limits of "
-                f"{self._max_envelope} and {self._max_attachment}"
-            )
-        envelope = bytearray()
-        while True:
-            envelope += self._take(envelope_size - len(envelope))
-            if len(envelope) == envelope_size:
-                break
-            if not await self._next():
-                raise MalformedMessage("a message ends within its envelope")
-        signed = decode_signed(bytes(envelope))
-        collected = bytearray()
 
-        async def collect(piece: bytes) -> None:
-            collected.extend(piece)
-
-        sink: Sink = collect
-        if size and self._accept is not None:
-            try:
-                sink = self._accept(signed, size) or collect
-            except SmpcError as error:
-                self.refused = error
-        await self._stream(size, sink)
-        return signed, collected if size and sink is collect else None
-
-    async def _stream(self, size: int, sink: Sink) -> None:
-        left = size
-        while True:
-            piece = self._take(left)
-            left -= len(piece)
-            if self._piece:
-                raise MalformedMessage("a message is longer than it said")
-            if piece and self.refused is None:
-                try:
-                    await sink(bytes(piece))
-                except SmpcError as error:
-                    self.refused = error
-            if not await self._next():
-                break
-        if left:
-            raise MalformedMessage("a message is shorter than it said")
-
-    def _take(self, most: int) -> memoryview:
-        taken, self._piece = self._piece[:most], self._piece[most:]
-        return taken
-
-    async def _next(self) -> bool:
-        """Whether there was one more fragment."""
-        piece = await anext(self._frames, None)
-        if piece is None:
-            return False
-        # One empty fragment ends a message; more of them are only there to keep us busy.
-        self._empty += not piece
-        if self._empty > 1:
-            raise MalformedMessage("a message has empty fragments")
-        self._piece = memoryview(piece)
-        return True
+async def _whole(first: bytes, more: More, size: int) -> bytes | bytearray:
+    """All of a message that has said its size."""
+    data = bytearray(first) if len(first) < size else first
+    while (piece := await more()) is not None and len(data) + len(piece) <= size:
+        data += piece
+    if piece is not None or len(data) != size:
+        raise MalformedMessage("a message is not as long as it said")
+    return data

@@ -1,9 +1,14 @@
 """One connection between two members, over a websocket: envelopes, each with at most one attachment behind it.
 
-Fragments (`framing.py`) are written as the socket takes them, so a message of any length needs about `WRITE_LIMIT`
-bytes at the sender and `QUEUE` fragments at the receiver, plus what the receiver's `Sink` keeps. Control frames go
-between fragments, so keep-alive pings pass a long message; but they wait behind a reader that has stopped reading:
-whoever does not call `receive` for longer than the ping timeouts is taken for dead.
+A message with up to 64 KiB attached is sent at once, and such messages arrive in the order in which they were sent. A
+longer attachment waits until the receiver has room for it: its envelope goes first, small messages of both directions
+pass meanwhile, so what is sent later may arrive before it. One long attachment at a time is under way in a direction;
+others wait behind it, and keep their order. So a message of any length needs about `WRITE_LIMIT` bytes at the sender
+and `QUEUE` fragments at the receiver, plus what the receiver's sink keeps.
+
+That the receiver has room is heard by whoever calls `receive`: a link that nobody reads sends nothing long. Control
+frames go between fragments, so keep-alive pings pass a long message; but they wait behind a reader that has stopped
+reading: whoever does not call `receive` for longer than the ping timeouts is taken for dead.
 
 Nothing here checks a signature: `handshake.py` does for the connection, the node above for every message.
 """
@@ -12,65 +17,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import logging
-from collections.abc import AsyncGenerator, Iterator
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import AsyncGenerator, Iterator, Sequence
+from typing import Any, overload
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
 from websockets.protocol import State
 
-from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, Unavailable
+from smpc_fl.errors import BadInput, InternalError, MalformedMessage, SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.identity import PublicIdentity
-from smpc_fl.nodes.net.framing import MAX_ENVELOPE, PIECE, Accept, Incoming, frame_size, outgoing
+from smpc_fl.nodes.net import framing
+from smpc_fl.nodes.net.attachment import Accept, Attachment, Sink
+from smpc_fl.nodes.net.framing import INLINE, MAX_ENVELOPE, Incoming, Kind, frame_size
+from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 
-QUEUE = 4
-"""Fragments that are read ahead of the consumer; beyond them the socket is not read."""
-WRITE_LIMIT = 1 << 20
-"""Bytes that may wait in the write buffer before `send` waits for the peer."""
 NORMAL, PROTOCOL_BROKEN, POLICY, OUR_BUG = 1000, 1002, 1008, 1011
 """Close codes of RFC 6455, section 7.4.1."""
-
-# websockets reports connections with peers' bytes in them at level DEBUG, and peers' nonsense with tracebacks at ERROR:
-# the former must never be written anywhere, the latter we report ourselves as an error of our own tree.
-quiet = logging.getLogger("smpc_fl.websockets")
-quiet.addHandler(logging.NullHandler())
-quiet.setLevel(logging.CRITICAL)
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What a connection bears. Seconds, bytes, connections."""
-
-    attachment: int = 1 << 30
-    """Bytes of the longest attachment that is taken or sent."""
-    handshake: float = 10.0
-    """Seconds until both sides have proved who they are (TCP, TLS and HTTP have as many of their own)."""
-    ping_interval: float = 20.0
-    ping_timeout: float = 20.0
-    """Seconds without an answer to a ping after which the peer is taken for dead."""
-    close: float = 5.0
-    """Seconds that a peer has to say goodbye."""
-    pending: int = 128
-    """Connections that have not proved who they are, at most, at a listener."""
-
-    def websocket(self) -> dict[str, Any]:
-        """The keyword arguments that websockets' `connect` and `serve` have in common."""
-        return {
-            "compression": None,  # shares are incompressible, and compressed lengths tell about contents
-            "max_size": (None, PIECE),
-            "max_queue": QUEUE,
-            "write_limit": WRITE_LIMIT,
-            "open_timeout": self.handshake,
-            "ping_interval": self.ping_interval,
-            "ping_timeout": self.ping_timeout,
-            "close_timeout": self.close,
-            "logger": quiet,
-        }
 
 
 class Link:
@@ -92,6 +57,15 @@ class Link:
         # A client's frames carry a 4-byte mask (RFC 6455, section 5.3), a server's do not.
         self._mask_sent, self._mask_received = (4, 0) if dialled else (0, 4)
         self._sending = asyncio.Lock()
+        self._announcing = asyncio.Lock()
+        self._reader: asyncio.Task[object] | None = None
+        # What we have announced: the peer's answer to it is waited for. What the peer has announced.
+        self._answer: asyncio.Future[bool] | None = None
+        self._attachment: Attachment | None = None
+        self.refused: Signed | None = None
+        # The attachment that was refused, for `receive` to say so; the clock that wakes it when it waits for a message.
+        self._refusal: Attachment | None = None
+        self._clock: asyncio.Timeout | None = None
         self._end: Exception | None = None
 
     def __repr__(self) -> str:
@@ -116,28 +90,65 @@ class Link:
     async def wait_closed(self) -> None:
         await self._socket.wait_closed()
 
-    async def send(self, signed: Signed, attachment: Buffer | None = None) -> int:
+    # --- sending ---
+
+    async def send(self, signed: Signed, attachment: Buffer | None = None, *, piece: int = 0) -> int:
         """Send one message; returns the bytes that it took on the socket, once the write buffer has room again.
 
         Concurrent senders take turns. `attachment`: a contiguous buffer, not copied as a whole, not to be changed until
-        this returns. Raises `Unavailable` when the connection is or gets closed (the peer may or may not have the
-        message), `BadInput` for what is over the limits. Cancelled in the midst of a long message, it drops the
-        connection, which could not be used any more."""
+        this returns; a long one is cut in fragments of `piece` bytes (0: 256 KiB). An attachment that the peer does not
+        want is not sent, and that is no error here: the peer says why in a message of its own.
+
+        Raises `Unavailable` when the connection is or gets closed (the peer may or may not have the message),
+        `BadInput` for what is over the limits. Cancelled in the midst of a long message, it drops the connection, which
+        could not be used any more."""
         envelope = encode(signed)
-        body = memoryview(attachment if attachment is not None else b"")
+        body = memoryview(attachment if attachment is not None else b"").cast("B")
         if len(envelope) > MAX_ENVELOPE or body.nbytes > self.limits.attachment:
             raise BadInput(
                 f"a message of {len(envelope)} bytes with an attachment of {body.nbytes} bytes is over the limits of "
                 f"{MAX_ENVELOPE} and {self.limits.attachment}",
                 peer=self.peer,
             )
-        pieces = outgoing(envelope, body)
+        if body.nbytes <= INLINE:
+            return await self._write(list(framing.cut(framing.message(envelope, body))))
+        return await self._send_long(envelope, body, framing.piece_size(piece))
+
+    async def _send_long(self, envelope: bytes, body: memoryview, piece: int) -> int:
+        if asyncio.current_task() is self._reader:
+            raise InternalError("whoever reads a link cannot wait until its peer has room", peer=self.peer)
+        async with self._announcing:
+            answer = self._answer = asyncio.get_running_loop().create_future()
+            try:
+                announced = framing.announcement(envelope, body.nbytes)
+                written = await self._write(list(framing.cut(announced)), binding=True)
+                return written + await self._deliver(answer, [bytes([Kind.ATTACHMENT]), *framing.cut(body, piece)])
+            finally:
+                self._answer = None
+
+    async def _deliver(self, answer: asyncio.Future[bool], fragments: Sequence[Buffer]) -> int:
+        """What was announced, if the peer wants it; the bytes that it took."""
+        closed = asyncio.ensure_future(self._socket.wait_closed())
+        either: list[asyncio.Future[Any]] = [answer, closed]
+        try:
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if not answer.done():
+                raise self._gone(self._socket.protocol.close_exc)
+            return await self._write(fragments) if answer.result() else 0
+        except asyncio.CancelledError:
+            self.abort()  # the peer has our word that it comes
+            raise
+        finally:
+            closed.cancel()
+
+    async def _write(self, fragments: Sequence[Buffer], *, binding: bool = False) -> int:
+        """One websocket message; the bytes that it took. `binding`: the connection is of no use to who does not go on."""
         async with self._sending:
             before = self.bytes_sent
             try:
-                await self._socket.send(pieces[0] if len(pieces) == 1 else self._counted(pieces))
+                await self._socket.send(fragments[0] if len(fragments) == 1 else self._counted(fragments))
             except asyncio.CancelledError:
-                if len(pieces) > 1:
+                if binding or len(fragments) > 1:
                     self.abort()
                 raise
             except Exception as error:
@@ -145,34 +156,82 @@ class Link:
                 # message may be out: the connection is over.
                 self.abort()
                 raise self._gone(error) from None
-            if len(pieces) == 1:
-                self.bytes_sent += frame_size(len(pieces[0]), self._mask_sent)
+            if len(fragments) == 1:
+                self.bytes_sent += frame_size(len(fragments[0]), self._mask_sent)
             return self.bytes_sent - before
 
-    def _counted(self, pieces: list[memoryview]) -> Iterator[memoryview]:
-        for piece in pieces:
-            self.bytes_sent += frame_size(len(piece), self._mask_sent)
-            yield piece
+    def _counted(self, fragments: Sequence[Buffer]) -> Iterator[Buffer]:
+        for fragment in fragments:
+            self.bytes_sent += frame_size(len(fragment), self._mask_sent)
+            yield fragment
         # websockets ends a fragmented message by an empty frame.
         self.bytes_sent += frame_size(0, self._mask_sent)
 
+    # --- receiving ---
+
+    @overload
+    async def receive(
+        self, accept: None = None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
+    ) -> tuple[Signed, bytearray | None]: ...
+
+    @overload
+    async def receive(
+        self, accept: Accept | None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
+    ) -> tuple[Signed, bytearray | Sink | None]: ...
+
     async def receive(
         self, accept: Accept | None = None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
-    ) -> tuple[Signed, bytearray | None]:
-        """The next message and its attachment, which is None when there is none or when a sink took it.
+    ) -> tuple[Signed, bytearray | Sink | None]:
+        """The next message and its attachment, or the sink that took it; None when there is none.
 
-        Raises `Unavailable` once the connection is closed, `MalformedMessage` for bytes that break the format (the
-        connection is then closed), and what `accept` or its sink raise of `SmpcError`: then the rest of that message
-        was read and dropped, and the next call goes on to the next one (`ended` is False). Cancelling is safe between
-        messages; within one it drops the connection."""
+        A message with a long attachment comes when that is complete. `accept` is asked in a task of its own whether
+        there is room for it, while messages go on coming.
+
+        Raises `Unavailable` once the connection is closed (an attachment that does not come although there is room for
+        it closes it, too), `MalformedMessage` for bytes that break the format (the connection is then closed), and what
+        `accept` or its sink raise of `SmpcError`: then that message (`refused`) was dropped, and the next call goes on to
+        the next one (`ended` is False). Cancelling is safe between messages; within one it drops the connection."""
         most = self.limits.attachment if max_attachment is None else max_attachment
-        if self._end is not None:
-            raise self._gone(self._end)
-        frames = self._fragments()
-        first = await anext(frames)
-        message = Incoming(first, frames, accept, max_envelope, most)
+        self._reader = asyncio.current_task()
+        while True:
+            if self._refusal is not None:
+                raise self._refuse(self._refusal)
+            if self._end is not None:
+                raise self._gone(self._end)
+            frames = self._fragments()
+            first = await self._next(frames, between=True)
+            if first is not None:
+                received = await self._message(first, frames, accept, max_envelope, most)
+                if received is not None:
+                    return received
+
+    async def _message(
+        self, first: bytes, frames: AsyncGenerator[bytes, None], accept: Accept | None, max_envelope: int, most: int
+    ) -> tuple[Signed, bytearray | Sink | None] | None:
+        """One websocket message; None if there is nothing to hand on."""
+        empty = 0
+
+        async def more() -> bytes | None:
+            nonlocal empty
+            while (piece := await self._next(frames)) == b"":
+                # One empty fragment ends a message; more of them are only there to keep us busy.
+                empty += 1
+                if empty > 1:
+                    raise MalformedMessage("a message has empty fragments")
+            return piece
+
         try:
-            signed, attachment = await message.read()
+            kind = framing.kind_of(first)
+            if kind is Kind.ATTACHMENT:
+                return await self._collect(more)
+            if kind is Kind.GO or kind is Kind.DROP:
+                await self._hear(kind, more)
+                return None
+            incoming = await framing.read_message(first, more, max_envelope, most)
+            if kind is Kind.MESSAGE:
+                return incoming.signed, incoming.inline
+            self._announced(incoming, accept)
+            return None
         except MalformedMessage as error:
             error.peer = error.peer or self.peer or None
             if self._end is None:  # otherwise it is websockets that found fault, and has closed
@@ -185,18 +244,96 @@ class Link:
                 self.abort()
             await frames.aclose()
             raise
-        if message.refused is not None:
-            raise message.refused
-        return signed, attachment
+
+    async def _hear(self, kind: Kind, more: framing.More) -> None:
+        """The peer's answer to what we have announced."""
+        if await more() is not None:
+            raise MalformedMessage(f"{kind.name} is one byte")
+        if self._answer is None or self._answer.done():
+            raise MalformedMessage(f"{kind.name} to nothing that was announced")
+        self._answer.set_result(kind is Kind.GO)
+
+    def _announced(self, incoming: Incoming, accept: Accept | None) -> None:
+        """Wait for room, in a task of its own."""
+        if self._attachment is not None:
+            raise MalformedMessage("another attachment is announced while one is outstanding")
+        attachment = self._attachment = Attachment(incoming.signed, incoming.size, self.limits.stall)
+        attachment.admission = asyncio.get_running_loop().create_task(self._admit(attachment, accept))
+
+    async def _admit(self, attachment: Attachment, accept: Accept | None) -> None:
+        try:
+            attachment.open(None if accept is None else await accept(attachment.signed, attachment.size))
+        except Exception as error:
+            attachment.refuse(error)
+            self._attachment, self._refusal = None, attachment
+            self._wake_after(0.0)
+            if not isinstance(error, SmpcError):
+                return
+        with contextlib.suppress(Unavailable):
+            await self._write([bytes([Kind.GO if attachment.let_in else Kind.DROP])])
+            if attachment.let_in:
+                attachment.progress()
+                self._wake_after(self.limits.stall)
+
+    def _wake_after(self, seconds: float) -> None:
+        """If `receive` waits for a message, and no attachment goes on until then."""
+        if self._clock is not None:
+            self._clock.reschedule(asyncio.get_running_loop().time() + seconds)
+
+    async def _collect(self, more: framing.More) -> tuple[Signed, bytearray | Sink] | None:
+        attachment = self._attachment
+        if attachment is None or not attachment.let_in:
+            raise MalformedMessage("an attachment comes unasked")
+        while (piece := await more()) is not None:
+            attachment.take(piece)
+        received = attachment.finish()
+        self._attachment = None
+        if received is None:
+            self._refusal = attachment
+            return None
+        return attachment.signed, received
+
+    def _refuse(self, attachment: Attachment) -> Exception:
+        """What an attachment was refused with, to be raised."""
+        assert attachment.refused is not None
+        self.refused, self._refusal = attachment.signed, None
+        if not isinstance(attachment.refused, SmpcError):  # a bug of `accept`
+            self._end = Unavailable("dropped in the midst of a message")
+            self.abort()
+        return attachment.refused
+
+    async def _next(self, frames: AsyncGenerator[bytes, None], *, between: bool = False) -> bytes | None:
+        """The next fragment; None at the end of a message. `between` messages it may also be None so that `receive` looks
+        at `_refusal`. Raises `Unavailable` when an attachment that we have room for does not come."""
+        attachment = self._attachment
+        if attachment is None:
+            return await anext(frames, None)
+        clock = asyncio.timeout(attachment.patience)
+        try:
+            async with clock:
+                self._clock = clock if between else None
+                return await anext(frames, None)
+        except TimeoutError:
+            if self._refusal is not None:
+                return None
+            self._end = Unavailable(f"an attachment did not go on for {self.limits.stall:g} s")
+            await self.close("attachment stalled", code=POLICY)
+            raise self._gone(self._end) from None
+        finally:
+            self._clock = None
+            # What we do with messages between two waits is not the peer's time.
+            when = clock.when()
+            attachment.patience = None if when is None else when - asyncio.get_running_loop().time()
 
     async def _fragments(self) -> AsyncGenerator[bytes, None]:
-        """The next message, fragment by fragment."""
+        """The next websocket message, fragment by fragment."""
         try:
             async for piece in self._socket.recv_streaming(decode=False):
                 self.bytes_received += frame_size(len(piece), self._mask_received)
                 yield piece
         except ConnectionClosed as error:
             self._end = error
+            self._release()
             if isinstance(error.__cause__, PayloadTooBig | ProtocolError):
                 raise MalformedMessage(
                     f"the connection was closed: {type(error.__cause__).__name__} on the wire", peer=self.peer or None
@@ -211,13 +348,21 @@ class Link:
                     pass
                 frames = self._fragments()
 
+    # --- the end ---
+
     def _gone(self, error: Exception) -> Unavailable:
         """What a closed connection is called. The reason is the peer's text: shortened, and shown as data."""
-        text = type(error).__name__
+        text = error.message if isinstance(error, SmpcError) else type(error).__name__
         if isinstance(error, ConnectionClosed):
             close = error.rcvd or error.sent
             text = f"code {close.code}, {close.reason[:100]!r}" if close else "it broke off"
         return Unavailable(f"the connection to {self.peer or 'a peer'} is closed ({text})", peer=self.peer or None)
+
+    def _release(self) -> None:
+        """Nothing more comes: what was announced is not waited for."""
+        attachment, self._attachment = self._attachment, None
+        if attachment is not None:
+            attachment.abandon()
 
     async def close(self, reason: str = "", *, code: int = NORMAL) -> None:
         """Say goodbye and close; waits at most `Limits.close` seconds for the peer's goodbye. Never raises."""
@@ -226,7 +371,9 @@ class Link:
         except Exception:
             # websockets 17.4: a close that follows a failed large send may raise AttributeError. Closed is closed.
             self.abort()
+        self._release()
 
     def abort(self) -> None:
         """Drop the connection at once, without a goodbye."""
         self._socket.transport.abort()
+        self._release()

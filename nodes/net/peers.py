@@ -87,7 +87,7 @@ class Peers:
             self._close(link, reason, code=POLICY)
             self.remove(link)
 
-    async def send(self, member: str, signed: Signed, attachment: Buffer | None = None) -> int:
+    async def send(self, member: str, signed: Signed, attachment: Buffer | None = None, *, piece: int = 0) -> int:
         """Send now; returns the bytes on the socket (`Link.send`). Raises `Unavailable` when there is no link, or when
         all of them close on the way."""
         links = self._links.get(member)
@@ -95,9 +95,11 @@ class Peers:
             raise Unavailable(f"{member} is not connected", peer=member)
         *others, newest = links
         if not others:
-            return await newest.send(signed, attachment)
+            return await newest.send(signed, attachment, piece=piece)
         # All at once: a session that does not read holds up no other one.
-        sent = await asyncio.gather(*(link.send(signed, attachment) for link in links), return_exceptions=True)
+        sent = await asyncio.gather(
+            *(link.send(signed, attachment, piece=piece) for link in links), return_exceptions=True
+        )
         errors = [outcome for outcome in sent if isinstance(outcome, BaseException)]
         for error in errors:
             if len(errors) == len(sent) or not isinstance(error, Unavailable):

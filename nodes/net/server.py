@@ -22,7 +22,8 @@ from websockets.http11 import Request, Response
 
 from smpc_fl.errors import SmpcError, Unavailable
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.pump import report_bug
 
 Handler = Callable[[Link], Awaitable[None]]

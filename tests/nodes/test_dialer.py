@@ -19,7 +19,8 @@ from smpc_fl.nodes.net.certificates import open_authority, write_certificate
 from smpc_fl.nodes.net.dialer import Backoff, Dialer
 from smpc_fl.nodes.net.framing import PIECE
 from smpc_fl.nodes.net.handshake import LocalMember
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import Peers
 from smpc_fl.nodes.net.pump import pump
 from smpc_fl.nodes.net.server import Listener, listening_socket, serve
@@ -157,7 +158,7 @@ async def test_it_connects_again_after_a_fragment_too_long(monkeypatch: pytest.M
         with monkeypatch.context() as patch:
             patch.setattr("smpc_fl.nodes.net.framing.PIECE", 8 * PIECE)
             with pytest.raises(Unavailable):
-                await p.alice.peers.send("anna", note(p.alice.me), bytes(64 * PIECE))
+                await p.alice.peers.send("anna", note(p.alice.me), bytes(64 * PIECE), piece=8 * PIECE)
         await p.up()
         await p.greet()
 

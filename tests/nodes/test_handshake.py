@@ -21,8 +21,10 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.identity import Identity
+from smpc_fl.nodes.net.framing import INLINE
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.protocols.codec import decode_message, expect
 from smpc_fl.protocols.messages import PROTOCOL_VERSION, Hello, Proof, Refusal, Signed, StatusRequest
 
@@ -248,9 +250,10 @@ async def test_a_late_refusal_is_believed() -> None:
     assert "alice refused anna: no more of you" in str(error)
 
 
-async def test_a_flood_before_the_proof_is_refused() -> None:
+@pytest.mark.parametrize("size", [INLINE, 1 << 24])
+async def test_a_flood_before_the_proof_is_refused(size: int) -> None:
     async def script(link: Link, alice: LocalMember, theirs: Hello) -> None:
-        await link.send(alice.sign(Refusal("Unavailable", "x" * 4000)), bytes(1 << 24))
+        await asyncio.create_task(link.send(alice.sign(Refusal("Unavailable", "x" * 4000)), bytes(size)))
 
     assert isinstance(await attack(script), MalformedMessage)
 

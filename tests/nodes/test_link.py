@@ -9,16 +9,19 @@ from collections.abc import Sequence
 
 import pytest
 from websockets.exceptions import ConnectionClosed
-from wires import QUICK, Relay, dial, note, people, raw_pair, settle
+from wires import QUICK, Relay, dial, note, people, raw_pair, reading, settle
 
 from smpc_fl.errors import BadInput, InternalError, MalformedMessage, PermissionDenied, SmpcError, Unavailable
-from smpc_fl.nodes.net.framing import PIECE, Sink
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.attachment import Accept, Sink
+from smpc_fl.nodes.net.framing import INLINE, PIECE
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 
 ALICE = people(alice="owner")["alice"]
-HEADER = struct.Struct(">IQ")
+LENGTHS = struct.Struct(">BIQ")
+MESSAGE, ANNOUNCEMENT, GO, DROP, ATTACHMENT = range(5)
 ENVELOPE = encode(note(ALICE))
 
 
@@ -31,18 +34,27 @@ async def received(link: Link) -> tuple[Signed, bytes | None]:
     return signed, None if attachment is None else bytes(attachment)
 
 
+def into(sink: Sink) -> Accept:
+    async def accept(signed: Signed, size: int) -> Sink:
+        return sink
+
+    return accept
+
+
 def limits(attachment: int) -> Limits:
     return Limits(attachment=attachment, handshake=5.0, close=0.5)
 
 
-@pytest.mark.parametrize("size", [None, 0, 1, 125, 65_536, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
+@pytest.mark.parametrize("size", [None, 0, 1, 125, INLINE, INLINE + 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 5])
 async def test_a_message_arrives_with_its_attachment(size: int | None) -> None:
     attachment = None if size is None else pattern(size)
-    async with raw_pair() as (near, far):
-        for sender, receiver in ((near, far), (far, near)):
-            sending = asyncio.create_task(sender.send(note(ALICE), attachment))
-            assert (await received(receiver) == (note(ALICE), attachment or None)) is True
-            assert await sending == sender.bytes_sent == receiver.bytes_received
+    for way in (1, -1):
+        async with raw_pair() as pair:
+            sender, receiver = pair[::way]
+            async with reading(sender):
+                sending = asyncio.create_task(sender.send(note(ALICE), attachment))
+                assert (await received(receiver) == (note(ALICE), attachment or None)) is True
+                assert await sending == sender.bytes_sent == receiver.bytes_received
 
 
 async def test_an_envelope_may_be_longer_than_a_fragment() -> None:
@@ -54,7 +66,7 @@ async def test_an_envelope_may_be_longer_than_a_fragment() -> None:
 
 
 async def test_bytes_are_counted_as_they_are_on_the_socket() -> None:
-    async with Relay() as relay, raw_pair(port=relay.to) as (near, far):
+    async with Relay() as relay, raw_pair(port=relay.to) as (near, far), reading(near):
         before = relay.up
         sizes = []
         for attachment in (None, pattern(100), pattern(70_000), pattern(4_000_000)):
@@ -66,7 +78,7 @@ async def test_bytes_are_counted_as_they_are_on_the_socket() -> None:
 
 
 async def test_senders_take_turns() -> None:
-    async with raw_pair() as (near, far):
+    async with raw_pair() as (near, far), reading(near):
         sent = [(note(ALICE, str(i)), pattern(i * 40_000) or None) for i in range(60)]
         sending = asyncio.gather(*(near.send(*message) for message in sent))
         arrived = [await received(far) for _ in sent]
@@ -92,37 +104,39 @@ async def test_a_hundred_megabytes_pass_through_a_sink_in_bounded_memory() -> No
     seen = 0
     last = b""
 
-    async def take(piece: bytes) -> None:
+    def take(piece: memoryview) -> None:
         nonlocal seen, last
         seen += len(piece)
-        last = piece
+        last = bytes(piece[-1:])
 
-    async with raw_pair() as (near, far):
+    async with raw_pair() as (near, far), reading(near):
         tracemalloc.start()
         try:
             sending = asyncio.create_task(near.send(note(ALICE), big))
-            signed, attachment = await far.receive(lambda signed, size: take)
+            signed, attachment = await far.receive(into(take))
             await sending
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()
-    assert (signed, attachment, seen, last[-1]) == (note(ALICE), None, len(big), 7)
+    assert (signed, attachment, seen, last) == (note(ALICE), take, len(big), b"\7")
     assert peak < 24 << 20  # of both ends
 
 
 async def test_a_slow_consumer_holds_the_sender_back() -> None:
-    go = asyncio.Event()
-    begun = asyncio.Event()
-
-    async def take(piece: bytes) -> None:
-        begun.set()
-        await go.wait()
-
-    async with Relay() as relay, raw_pair(port=relay.to) as (near, far):
+    async with Relay() as relay, raw_pair(port=relay.to) as (near, far), reading(near):
         sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
-        receiving = asyncio.create_task(far.receive(lambda signed, size: take))
-        await begun.wait()
-        # The consumer holds one piece; everything in between has finite room, so the sender comes to a stop.
+        # There is room, and a small message passes while nothing has come yet; then nobody reads.
+        asked = asyncio.Event()
+
+        async def accept(signed: Signed, size: int) -> None:
+            asked.set()
+
+        receiving = asyncio.create_task(far.receive(accept))
+        await asked.wait()
+        receiving.cancel()
+        await settle(receiving)
+        await relay.has_passed(PIECE)
+        # Everything in between has finite room, so the sender comes to a stop.
         passed = -1
         while relay.up != passed:
             passed = relay.up
@@ -130,58 +144,92 @@ async def test_a_slow_consumer_holds_the_sender_back() -> None:
                 await asyncio.wait({sending}, timeout=0)
         assert not sending.done()
         assert relay.up < 48 * PIECE
-        go.set()
-        await asyncio.gather(sending, receiving)
+        signed, attachment = await far.receive()
+        assert (signed, len(attachment or b"")) == (note(ALICE), 64 * PIECE)
+        await sending
 
 
 @pytest.mark.parametrize("when", ["accept", "sink"])
 async def test_a_refused_attachment_is_dropped_and_the_link_goes_on(when: str) -> None:
-    pieces = 0
+    pieces = abandoned = 0
 
-    async def take(piece: bytes) -> None:
-        nonlocal pieces
-        pieces += 1
-        raise PermissionDenied("not this")
+    class Picky:
+        def __call__(self, piece: memoryview) -> None:
+            nonlocal pieces
+            pieces += 1
+            raise PermissionDenied("not this")
 
-    def accept(signed: Signed, size: int) -> Sink:
+        def abandoned(self) -> None:
+            nonlocal abandoned
+            abandoned += 1
+
+    async def accept(signed: Signed, size: int) -> Sink:
         if when == "accept":
             raise PermissionDenied("not this")
-        return take
+        return Picky()
 
-    async with raw_pair() as (near, far):
-        sending = asyncio.gather(near.send(note(ALICE), bytes(5 * PIECE)), near.send(note(ALICE, "next"), b"small"))
+    async with raw_pair() as (near, far), reading(near):
+        sending = asyncio.create_task(near.send(note(ALICE), bytes(5 * PIECE)))
         with pytest.raises(PermissionDenied, match="not this"):
             await far.receive(accept)
         assert far.is_open
+        assert far.refused == note(ALICE)
+        written = await sending
+        assert (written > 5 * PIECE) is (when == "sink")
+        assert written == near.bytes_sent == far.bytes_received
+        await near.send(note(ALICE, "next"), b"small")
         assert await received(far) == (note(ALICE, "next"), b"small")
-        await sending
-    assert pieces == (when == "sink")
+    assert pieces == abandoned == (when == "sink")
 
 
-async def test_a_bug_in_a_sink_drops_the_link() -> None:
-    async def take(piece: bytes) -> None:
+@pytest.mark.parametrize("when", ["accept", "sink"])
+async def test_a_bug_in_a_sink_drops_the_link(when: str) -> None:
+    def take(piece: memoryview) -> None:
         raise RuntimeError("oops")
 
-    async with raw_pair() as (near, far):
+    async def accept(signed: Signed, size: int) -> Sink:
+        if when == "accept":
+            raise RuntimeError("oops")
+        return take
+
+    async with raw_pair() as (near, far), reading(near):
         sending = asyncio.create_task(near.send(note(ALICE), bytes(20 * PIECE)))
         with pytest.raises(RuntimeError, match="oops"):
-            await far.receive(lambda signed, size: take)
+            await far.receive(accept)
         await far.wait_closed()
         with pytest.raises(Unavailable):
             await sending
+        with pytest.raises(Unavailable, match="dropped in the midst"):
+            await far.receive()
+
+
+def lengths(kind: int, envelope: int, attachment: int) -> bytes:
+    return LENGTHS.pack(kind, envelope, attachment)
 
 
 MALFORMED: dict[str, Sequence[bytes]] = {
     "nothing": [b""],
-    "no lengths": [b"GET / HTTP/1.1"[:11]],
-    "envelope too long": [HEADER.pack(1 << 26, 0)],
-    "attachment too long": [HEADER.pack(len(ENVELOPE), 1 << 40) + ENVELOPE],
-    "envelope is no envelope": [HEADER.pack(8, 0) + b"\xc1garbage"],
-    "left over bytes": [HEADER.pack(len(ENVELOPE), 0) + ENVELOPE + b"x"],
-    "a fragment too many": [HEADER.pack(len(ENVELOPE), 1) + ENVELOPE, b"x", b"x"],
-    "ends in the envelope": [HEADER.pack(len(ENVELOPE), 0) + ENVELOPE[:-1]],
-    "ends in the attachment": [HEADER.pack(len(ENVELOPE), 9) + ENVELOPE, b"x"],
-    "empty fragments": [HEADER.pack(len(ENVELOPE), 9) + ENVELOPE, b"", b"", b"123456789"],
+    "of no kind": [b"\5" + lengths(MESSAGE, len(ENVELOPE), 0)[1:] + ENVELOPE],
+    "a kind from elsewhere": [b"GET / HTTP/1.1"],
+    "no lengths": [lengths(MESSAGE, len(ENVELOPE), 0)[:12]],
+    "envelope too long": [lengths(MESSAGE, 1 << 26, 0)],
+    "attachment too long": [lengths(MESSAGE, len(ENVELOPE), 1 << 40) + ENVELOPE],
+    "announced attachment too long": [lengths(ANNOUNCEMENT, len(ENVELOPE), 1 << 40) + ENVELOPE],
+    "inline attachment too long": [lengths(MESSAGE, len(ENVELOPE), INLINE + 1) + ENVELOPE],
+    "announced attachment too short": [lengths(ANNOUNCEMENT, len(ENVELOPE), INLINE) + ENVELOPE],
+    "announced, and sent at once": [lengths(ANNOUNCEMENT, len(ENVELOPE), INLINE + 1) + ENVELOPE + b"x"],
+    "envelope is no envelope": [lengths(MESSAGE, 8, 0) + b"\xc1garbage"],
+    "left over bytes": [lengths(MESSAGE, len(ENVELOPE), 0) + ENVELOPE + b"x"],
+    "a fragment too many": [lengths(MESSAGE, len(ENVELOPE), 1) + ENVELOPE, b"x", b"x"],
+    "ends in the envelope": [lengths(MESSAGE, len(ENVELOPE), 0) + ENVELOPE[:-1]],
+    "ends in the attachment": [lengths(MESSAGE, len(ENVELOPE), 9) + ENVELOPE, b"x"],
+    "empty fragments": [lengths(MESSAGE, len(ENVELOPE), 9) + ENVELOPE, b"", b"", b"123456789"],
+    "go to nothing": [bytes([GO])],
+    "drop of nothing": [bytes([DROP])],
+    "go and more": [bytes([GO]) + b"x"],
+    "drop and more": [bytes([DROP]), b"x"],
+    "attachment to nothing": [bytes([ATTACHMENT]), b"x"],
+    "attachment without a fragment of its own": [bytes([ATTACHMENT]) + b"x"],
 }
 
 
@@ -216,7 +264,7 @@ async def test_a_fragment_that_is_too_long_closes_the_link() -> None:
 
 
 async def test_the_sender_of_what_is_too_long_learns_that_the_connection_is_gone() -> None:
-    async with raw_pair(limits(1 << 20)) as (near, far):
+    async with raw_pair(limits(1 << 20)) as (near, far), reading(near):
         near.limits = QUICK
         sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
         with pytest.raises(MalformedMessage, match="over the limits"):
@@ -230,9 +278,9 @@ async def test_the_sender_of_what_is_too_long_learns_that_the_connection_is_gone
 
 async def test_a_piece_that_is_too_long_in_a_large_send_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
     """websockets 17.4 raised AttributeError on leaving such a connection."""
-    async with raw_pair() as (near, far):
+    async with raw_pair() as (near, far), reading(near):
         monkeypatch.setattr("smpc_fl.nodes.net.framing.PIECE", 8 * PIECE)
-        sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
+        sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE), piece=8 * PIECE))
         with pytest.raises(MalformedMessage):
             await far.receive()
         with pytest.raises(Unavailable):
@@ -253,7 +301,7 @@ async def test_what_is_over_the_limits_is_not_sent() -> None:
 
 
 async def test_a_peer_that_dies_in_the_midst_of_a_message() -> None:
-    async with Relay() as relay, raw_pair(port=relay.to) as (near, far):
+    async with Relay() as relay, raw_pair(port=relay.to) as (near, far), reading(near):
         sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
         receiving = asyncio.create_task(far.receive())
         await relay.has_passed(3 * PIECE)
@@ -283,46 +331,6 @@ async def test_receiving_can_be_cancelled_between_messages() -> None:
             await receiving
         await near.send(note(ALICE))
         assert await far.receive() == (note(ALICE), None)
-
-
-async def test_cancelling_within_a_message_drops_the_link() -> None:
-    begun = asyncio.Event()
-
-    async def take(piece: bytes) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    async with raw_pair() as (near, far):
-        sending = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
-        receiving = asyncio.create_task(far.receive(lambda signed, size: take))
-        await begun.wait()
-        receiving.cancel()
-        results = await settle(receiving, sending)
-        assert isinstance(results[0], asyncio.CancelledError)
-        assert isinstance(results[1], Unavailable)
-
-
-async def test_a_long_message_whose_sender_is_cancelled_drops_the_link_and_one_that_waits_does_not() -> None:
-    begun = asyncio.Event()
-
-    async def take(piece: bytes) -> None:
-        begun.set()
-        await asyncio.Event().wait()
-
-    async with raw_pair() as (near, far):
-        long = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
-        receiving = asyncio.create_task(far.receive(lambda signed, size: take))
-        await begun.wait()
-        waiting = asyncio.create_task(near.send(note(ALICE)))
-        await asyncio.wait({waiting}, timeout=0)
-        waiting.cancel()
-        assert isinstance((await settle(waiting))[0], asyncio.CancelledError)
-        assert near.is_open
-        long.cancel()
-        assert isinstance((await settle(long))[0], asyncio.CancelledError)
-        await near.wait_closed()
-        receiving.cancel()
-        await settle(receiving)
 
 
 async def test_a_message_sent_before_the_goodbye_is_received() -> None:
@@ -384,7 +392,7 @@ async def test_connecting_to_a_link_by_a_plain_websocket_client() -> None:
     """The wire format, spelled out by hand."""
     async with raw_pair() as (near, far):
         assert isinstance(near, Link)
-        await near._socket.send(iter([HEADER.pack(len(ENVELOPE), 3) + ENVELOPE, b"ab", b"c"]))
+        await near._socket.send(iter([lengths(MESSAGE, len(ENVELOPE), 3) + ENVELOPE, b"ab", b"c"]))
         assert await received(far) == (note(ALICE), b"abc")
     with pytest.raises((ConnectionClosed, OSError)):
         await (await dial(1)).recv()

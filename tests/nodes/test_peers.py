@@ -8,10 +8,11 @@ import logging
 from collections.abc import AsyncIterator
 
 import pytest
-from wires import Relay, note, people, raw_pair, settle
+from wires import Relay, note, people, raw_pair, reading, settle
 
 from smpc_fl.errors import BadSignature, InternalError, MalformedMessage, PermissionDenied, SmpcError, Unavailable
-from smpc_fl.nodes.net.framing import PIECE, Sink
+from smpc_fl.nodes.net.attachment import Sink
+from smpc_fl.nodes.net.framing import INLINE, PIECE
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import SESSIONS, Peers
 from smpc_fl.nodes.net.pump import pump, report_bug
@@ -171,28 +172,30 @@ class Node:
     """Callbacks that do what a test tells them to."""
 
     def __init__(self) -> None:
-        self.taken: list[tuple[Signed, bytes | None]] = []
+        self.taken: list[tuple[Signed, bytes | Sink | None]] = []
         self.refused: list[SmpcError] = []
+        self.about: list[Signed | None] = []
         self.raises: Exception | None = None
         self.sunk = 0
         self.called = asyncio.Event()
 
-    async def on_message(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
-        self.taken.append((signed, None if attachment is None else bytes(attachment)))
+    async def on_message(self, link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
+        self.taken.append((signed, bytes(attachment) if isinstance(attachment, bytearray) else attachment))
         self.called.set()
         if self.raises is not None:
             raise self.raises
 
-    async def on_refused(self, link: Link, error: SmpcError) -> None:
+    async def on_refused(self, link: Link, error: SmpcError, signed: Signed | None) -> None:
         self.refused.append(error)
+        self.about.append(signed)
         self.raises = None
 
-    def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
-        if size < 10:
+    async def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
+        if size < 2 * INLINE:
             raise PermissionDenied("too small to be interesting")
-        return self.sink if size > 1000 else None
+        return self.sink if size > 4 * INLINE else None
 
-    async def sink(self, piece: bytes) -> None:
+    def sink(self, piece: memoryview) -> None:
         self.sunk += len(piece)
 
 
@@ -200,23 +203,36 @@ async def test_the_pump_hands_on_until_the_end() -> None:
     node = Node()
     async with pairs("bob") as [(theirs, ours)]:
         pumping = asyncio.create_task(pump(ours, node.on_message, open_sink=node.open_sink, on_refused=node.on_refused))
-        for attachment in (None, bytes(10), bytes(2 * PIECE), b"tiny"):
-            await theirs.send(note(ALICE), attachment)
+        async with reading(theirs):
+            await theirs.send(note(ALICE), None)
+            await theirs.send(note(ALICE), bytes(10))
+            await theirs.send(note(ALICE), bytes(2 * INLINE))
+            await theirs.send(note(ALICE), bytes(2 * PIECE))
+            await theirs.send(note(ALICE, "uninteresting"), bytes(2 * INLINE - 1))
+            await theirs.send(note(ALICE, "last"))
         await theirs.close("done")
         assert isinstance(await pumping, Unavailable)
-    assert node.taken == [(note(ALICE), None), (note(ALICE), bytes(10)), (note(ALICE), None)]
+    assert node.taken == [
+        (note(ALICE), None),
+        (note(ALICE), bytes(10)),
+        (note(ALICE), bytes(2 * INLINE)),
+        (note(ALICE), node.sink),
+        (note(ALICE, "last"), None),
+    ]
     assert node.sunk == 2 * PIECE
     assert [error.code for error in node.refused] == ["PermissionDenied"]
+    assert node.about == [note(ALICE, "uninteresting")]
 
 
 async def test_without_sinks_attachments_are_collected() -> None:
     node = Node()
     async with pairs("bob") as [(theirs, ours)]:
         pumping = asyncio.create_task(pump(ours, node.on_message))
-        await theirs.send(note(ALICE), bytes(5000))
+        async with reading(theirs):
+            await theirs.send(note(ALICE), bytes(2 * INLINE))
         await theirs.close()
         await pumping
-    assert node.taken == [(note(ALICE), bytes(5000))]
+    assert node.taken == [(note(ALICE), bytes(2 * INLINE))]
 
 
 async def test_a_refused_message_is_answered_and_the_link_goes_on() -> None:
@@ -229,6 +245,7 @@ async def test_a_refused_message_is_answered_and_the_link_goes_on() -> None:
         await theirs.close()
         await pumping
     assert [error.code for error in node.refused] == ["BadSignature"]
+    assert node.about == [note(ALICE, "first")]
     assert len(node.taken) == 2
 
 

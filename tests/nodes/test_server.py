@@ -15,7 +15,8 @@ from wires import QUICK, dial, note, people, settle
 
 from smpc_fl.errors import MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import Peers
 from smpc_fl.nodes.net.server import HttpAnswer, Listener, listening_socket, serve
 

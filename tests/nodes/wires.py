@@ -11,10 +11,11 @@ from dataclasses import dataclass, field
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.asyncio.server import ServerConnection, serve
 
-from smpc_fl.errors import RevokedKey, UnknownMember
+from smpc_fl.errors import RevokedKey, SmpcError, UnknownMember
 from smpc_fl.identity import Identity, PublicIdentity
 from smpc_fl.nodes.net.handshake import LocalMember
-from smpc_fl.nodes.net.link import Limits, Link
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.protocols.messages import Message, Refusal, Signed
 
 FEDERATION = bytes(range(32))
@@ -77,6 +78,25 @@ async def raw_pair(
         finally:
             link.abort()
             other.abort()
+
+
+@contextlib.asynccontextmanager
+async def reading(*links: Link) -> AsyncIterator[None]:
+    """While somebody reads these links, and so hears of the room that there is for what they send. Nothing is to come."""
+
+    async def read(link: Link) -> None:
+        with contextlib.suppress(SmpcError):
+            await link.receive()
+            raise AssertionError("something came")
+
+    tasks = [asyncio.create_task(read(link)) for link in links]
+    try:
+        yield
+    finally:
+        for task in tasks:
+            task.cancel()
+        for outcome in await settle(*tasks):
+            assert outcome is None or isinstance(outcome, asyncio.CancelledError), outcome
 
 
 async def dial(port: int, limits: Limits = QUICK) -> ClientConnection:

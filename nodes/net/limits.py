@@ -1,0 +1,53 @@
+"""What a connection bears, and how websockets is set up for it."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import Any
+
+from smpc_fl.nodes.net.framing import PIECE
+
+QUEUE = 4
+"""Fragments that are read ahead of the consumer; beyond them the socket is not read."""
+WRITE_LIMIT = 1 << 20
+"""Bytes that may wait in the write buffer before `send` waits for the peer."""
+
+# websockets reports connections with peers' bytes in them at level DEBUG, and peers' nonsense with tracebacks at ERROR:
+# the former must never be written anywhere, the latter we report ourselves as an error of our own tree.
+quiet = logging.getLogger("smpc_fl.websockets")
+quiet.addHandler(logging.NullHandler())
+quiet.setLevel(logging.CRITICAL)
+
+
+@dataclass(frozen=True)
+class Limits:
+    """Seconds, bytes, connections."""
+
+    attachment: int = 1 << 30
+    """Bytes of the longest attachment that is taken or sent."""
+    handshake: float = 10.0
+    """Seconds until both sides have proved who they are (TCP, TLS and HTTP have as many of their own)."""
+    ping_interval: float = 20.0
+    ping_timeout: float = 20.0
+    """Seconds without an answer to a ping after which the peer is taken for dead."""
+    stall: float = 30.0
+    """Seconds that a peer has for 64 KiB of an attachment that we have room for; then the room is somebody else's."""
+    close: float = 5.0
+    """Seconds that a peer has to say goodbye."""
+    pending: int = 128
+    """Connections that have not proved who they are, at most, at a listener."""
+
+    def websocket(self) -> dict[str, Any]:
+        """The keyword arguments that websockets' `connect` and `serve` have in common."""
+        return {
+            "compression": None,  # shares are incompressible, and compressed lengths tell about contents
+            "max_size": (None, PIECE),
+            "max_queue": QUEUE,
+            "write_limit": WRITE_LIMIT,
+            "open_timeout": self.handshake,
+            "ping_interval": self.ping_interval,
+            "ping_timeout": self.ping_timeout,
+            "close_timeout": self.close,
+            "logger": quiet,
+        }
