@@ -3,22 +3,20 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
-import msgspec
 import numpy as np
 import structlog
 
-from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
-from smpc_fl.hashing import digest
-from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
+from smpc_fl.errors import CohortTooSmall, Unavailable, UnknownMember
+from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.home.config import ResearcherConfig, load
+from smpc_fl.nodes.training_job import training_job
 from smpc_fl.nodes.training_run import Following, Run, wait_for
 from smpc_fl.pointers.session import AggregateResult, Release, Request, Response, encode_request, open_response
 from smpc_fl.protocols.messages import Status
@@ -186,46 +184,17 @@ class Federation:
         cohort = sorted(owners) if owners is not None else self.owners
         if len(cohort) < self._k_min:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
-        _check_bits(ring_bits, update_bits)
         first = plan.initial
-        job = TrainJob(
-            plan=plan.to_bytes(),
-            inputs=inputs,
-            targets=targets,
-            rounds=rounds,
-            local=local or LocalTraining(),
-            strategy=strategy or FedAvg(),
-            evaluation=evaluation,
-            stop=stop,
-            clip=clip,
-            max_samples=max_samples,
-            tolerance=tolerance,
-            ring_bits=ring_bits,
-            update_bits=update_bits,
-            seed=run_seed(seed),
-        )
+        job = training_job(
+            plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, evaluation=evaluation,
+            stop=stop, clip=clip, max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
+            update_bits=update_bits, seed=seed,
+        )  # fmt: skip
         return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)
 
 
 def _log_waiting(sentence: str) -> None:
     log.info("waiting", message=sentence)
-
-
-class _Bits(msgspec.Struct):
-    ring_bits: RingBits | None
-    update_bits: UpdateBits | None
-
-
-def _check_bits(ring_bits: object, update_bits: object) -> None:
-    try:
-        msgspec.convert({"ring_bits": ring_bits, "update_bits": update_bits}, _Bits)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"the bits do not fit: {error}") from None
-
-
-def run_seed(seed: int | None) -> bytes:
-    """16 bytes that a job's shuffles and dropout derive from; drawn by the system for None."""
-    return os.urandom(16) if seed is None else digest("smpc-fl/1 run seed", str(seed).encode(), size=16)
 
 
 def connect(config: str | Path | ResearcherConfig, *, timeout: float = 30.0) -> Federation:

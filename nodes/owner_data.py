@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch
+from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
 from smpc_fl.learning.update import SecureVector, assemble
 from smpc_fl.nodes.ledger.base import Ledger
@@ -36,7 +37,6 @@ class Holdings:
         self._ledger = ledger
         self._where: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, dict[str, Array]] = {}
-        self._plan = lru_cache(maxsize=4)(_read_plan)  # checking one takes longer than a round of a small network
         self.refresh()
 
     def refresh(self) -> None:
@@ -103,7 +103,7 @@ class Holdings:
 
     def check_training(self, job: TrainJob) -> None:
         """The plan is one that this node runs, and the tensors that it names are here. Raises `PlanRejected`, …"""
-        self._plan(job.plan)
+        _read_plan(job.plan)
         held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
         for name in [job.inputs, job.targets, *held_out]:
             self.place(name)
@@ -122,7 +122,7 @@ class Holdings:
     # --- work ---
 
     def vector(
-        self, job: Job, purpose: Purpose, round_number: int, model: bytes, *, owner: str, cohort: list[str]
+        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
     ) -> SecureVector:
         """This owner's secure vector for one round: computed, and to be clipped and weighed as it is encoded."""
         work = work_of(job, purpose)
@@ -141,7 +141,7 @@ class Holdings:
         from smpc_fl.learning.split import holdout
         from smpc_fl.learning.training import train_locally
 
-        plan = self._plan(job.plan)
+        plan = _read_plan(job.plan)
         x, y = self.tensor(job.inputs), self.tensor(job.targets)
         evaluation = job.evaluation
         if len(x) != len(y):
@@ -177,7 +177,9 @@ class Holdings:
         return value, max(len(self.array(name)) for name in used)
 
 
+@lru_cache(maxsize=4)
 def _read_plan(data: bytes) -> Plan:
+    """Remembered, also between owners of one process: checking a plan takes longer than a round of a small network."""
     from smpc_fl.plans.plan import Plan
 
     return Plan.from_bytes(data)

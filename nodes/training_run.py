@@ -8,7 +8,7 @@ import queue
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -54,6 +54,26 @@ class Round:
     attempts: int
     ring_bits: int
     model: npt.NDArray[np.float32] = field(repr=False)
+
+
+class Feed(Protocol):
+    """Where a run's rounds come from: a coordinator (`Following`), or a simulation."""
+
+    @property
+    def id(self) -> bytes: ...
+    @property
+    def state(self) -> RunState:
+        """As the source said last."""
+
+    @property
+    def digest(self) -> str:
+        """The job's, hexadecimal."""
+
+    def events(self) -> Iterator[tuple[RoundResult, bytes]]:
+        """Each round's result once, in order, with the model after it. Raises what the run failed with, every time."""
+
+    def cancel(self) -> None:
+        """Stop before the next round."""
 
 
 class Following:
@@ -133,29 +153,29 @@ class Following:
 class Run:
     """Training under way: iterate for its rounds. `model` is the newest global model."""
 
-    def __init__(self, following: Following, plan: Plan, first: npt.NDArray[np.float32]) -> None:
-        self._following = following
+    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32]) -> None:
+        self._feed = feed
         self._plan = plan
         self._vector = first
         self.rounds: list[Round] = []
         self._events = self._rounds()
 
     def __repr__(self) -> str:
-        return f"<Run {self._following.id.hex()[:8]} {self.status}, {len(self.rounds)} rounds>"
+        return f"<Run {self._feed.id.hex()[:8]} {self.status}, {len(self.rounds)} rounds>"
 
     @property
     def status(self) -> str:
         """waiting (for approvals, which it names), running, finished or failed, as the coordinator said last."""
-        state = self._following.state
+        state = self._feed.state
         return f"{state.state}: {state.text}" if state.text else state.state
 
     @property
     def digest(self) -> str:
         """The job's digest, hexadecimal: what owners see, and what they approve."""
-        return self._following.digest
+        return self._feed.digest
 
     def _rounds(self) -> Iterator[Round]:
-        for result, value in self._following.events():
+        for result, value in self._feed.events():
             self._vector = np.frombuffer(value, np.float32).copy()
             round_ = Round(
                 result.number, result.metrics, result.seconds, Traffic(result.uploaded), list(result.included),
@@ -189,7 +209,7 @@ class Run:
 
     def cancel(self) -> None:
         """Ask the coordinator to stop before the next round."""
-        self._following.cancel()
+        self._feed.cancel()
 
     @property
     def vector(self) -> npt.NDArray[np.float32]:

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
     from smpc_fl.nodes.client import Federation, connect
     from smpc_fl.nodes.local import LocalFederation
+    from smpc_fl.nodes.simulation.run import simulate
     from smpc_fl.nodes.training_run import Round, Run
     from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
@@ -57,6 +58,7 @@ _WHERE = {
     "connect": "nodes.client",
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
+    "simulate": "nodes.simulation.run",
 }
 
 __all__ = [
@@ -85,6 +87,7 @@ __all__ = [
     "connect",
     "secure_mean",
     "secure_sum",
+    "simulate",
 ]
 __version__ = "0.1.0"
 

@@ -20,11 +20,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 import smpc_fl as sf
 from smpc_fl.errors import RunFailed
 from smpc_fl.jobs import TrainJob
-from smpc_fl.nodes.client import run_seed
 from smpc_fl.nodes.demo import report as demo_report
 from smpc_fl.nodes.demo.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Split, load_hospitals, split
 from smpc_fl.nodes.demo.yardsticks import PlainFedAvg, auc_of, concatenate, train_centrally
 from smpc_fl.nodes.plots import Panel, draw
+from smpc_fl.nodes.training_job import run_seed
 
 LOCAL = sf.LocalTraining(epochs=2, batch_size=32, optimizer="sgd", lr=0.1)
 CLIP = 10.0

@@ -20,7 +20,7 @@ from recorder import install, site
 import smpc_fl as sf
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.split import holdout
-from smpc_fl.nodes.client import run_seed
+from smpc_fl.nodes.training_job import run_seed
 from smpc_fl.protocols.manifest import choose_numbers
 from smpc_fl.protocols.work import work_of
 

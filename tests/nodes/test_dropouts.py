@@ -19,8 +19,8 @@ from sample_federation import owners, plain_fedavg
 
 import smpc_fl as sf
 from smpc_fl.jobs import TrainJob
-from smpc_fl.nodes.client import run_seed
 from smpc_fl.nodes.home.config import AggregatorConfig, load
+from smpc_fl.nodes.training_job import run_seed
 
 VICTIM, SLOW = "owner-5", "owner-4"
 DATA = owners(5, rows=10)

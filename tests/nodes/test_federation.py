@@ -12,7 +12,7 @@ from sample_federation import linear_plan, owners, plain_fedavg
 
 import smpc_fl as sf
 from smpc_fl.jobs import TrainJob
-from smpc_fl.nodes.client import run_seed
+from smpc_fl.nodes.training_job import run_seed
 
 DATA = owners(5)
 
