@@ -49,7 +49,6 @@ from smpc_fl.errors import (
 from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import agreement, vectors
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
     EraseSecrets,
@@ -212,7 +211,7 @@ class AggregatorRound:
                 self.state, self._prekey = State.PREPARED, KeyPair.from_private(Secret(private))
             case Accepted(manifest=signed):
                 self.state, self.manifest_hash = State.OPEN, manifests.manifest_hash(signed)
-                self.manifest = decode(signed.body, Manifest)
+                self.manifest = manifests.read(signed)
             case SeedTaken(owner=owner, report_id=id_, seed=seed):
                 self._reports[owner], self._seeds[owner] = id_, seed
             case VectorAdded(owner=owner, report_id=id_):

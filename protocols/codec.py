@@ -74,10 +74,15 @@ def sign(message: Message, *, identity: Identity, sender: str, federation: bytes
     return Signed(sender, body, identity.sign(signing_bytes(federation, sender, body)))
 
 
-def verify(signed: Signed, key: PublicIdentity, *, federation: bytes) -> Message:
-    """The message of an envelope whose signature holds under `key`. Raises `BadSignature` or `MalformedMessage`."""
+def check_signature(signed: Signed, key: PublicIdentity, *, federation: bytes) -> None:
+    """Raises `BadSignature` unless the envelope's signature holds under `key`."""
     if not key.verify(signing_bytes(federation, signed.sender, signed.body), signed.signature):
         raise BadSignature("the signature of a message does not verify", peer=signed.sender)
+
+
+def verify(signed: Signed, key: PublicIdentity, *, federation: bytes) -> Message:
+    """The message of an envelope whose signature holds under `key`. Raises `BadSignature` or `MalformedMessage`."""
+    check_signature(signed, key, federation=federation)
     return decode_message(signed.body, peer=signed.sender)
 
 

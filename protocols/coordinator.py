@@ -213,7 +213,7 @@ class CoordinatorRound:
                 self._key = KeyPair.from_private(Secret(private))
             case Made(manifest=signed):
                 self.state, self._signed = State.ENDORSING, signed
-                self.manifest, self.manifest_hash = decode(signed.body, Manifest), manifests.manifest_hash(signed)
+                self.manifest, self.manifest_hash = manifests.read(signed), manifests.manifest_hash(signed)
             case Agreed(entries=entries):
                 self.state, self._agreed = State.RELEASING, entries
             case _:

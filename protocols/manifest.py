@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import hashlib
 import math
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 from smpc_fl.errors import (
     AggregatorsNotPinned,
@@ -29,6 +31,7 @@ from smpc_fl.fixed_point import (
 )
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import RingBits
+from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
@@ -53,6 +56,19 @@ LONGEST_ROUND = 7 * 24 * 3600.0
 def manifest_hash(signed: Signed) -> bytes:
     """The 32 bytes that everything in an attempt is bound to: over the coordinator's very bytes."""
     return digest("smpc-fl/1 manifest", signed.sender.encode(), signed.body)
+
+
+def read(signed: Signed) -> Manifest:
+    """The manifest in an envelope whose signature has been checked, or that is read back. Raises `MalformedMessage`.
+
+    The last few are remembered: with thousands of owners the list of them takes milliseconds to read, and a machine reads
+    it when it is offered and when it is kept."""
+    return _read(signed.body, signed.sender)
+
+
+@lru_cache(maxsize=4)
+def _read(body: bytes, sender: str) -> Manifest:
+    return decode(body, Manifest, peer=sender)
 
 
 def subject_of(message: Message) -> bytes:
@@ -200,8 +216,8 @@ def prekeys(manifest: Manifest, party: Party) -> dict[str, bytes]:
 
 def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest:
     """The manifest in an envelope, if it keeps every rule that does not need the job. Raises the rule's own error."""
-    manifest = party.open(signed, Manifest, "coordinator", phase=PHASE)
-    who = signed.sender
+    party.check(signed, "coordinator")
+    manifest, who = read(signed), signed.sender
 
     def refuse(why: str) -> ManifestRefused:
         return ManifestRefused(why, peer=who, phase=PHASE)
@@ -218,10 +234,10 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
     if manifest.roster_hash != party.membership.roster_hash:
         raise refuse("the manifest goes by another roster than this node: bring both to the newest signed version")
     cohort, aggregators = manifest.cohort, aggregator_ids(manifest)
-    if cohort != sorted(set(cohort)) or aggregators != sorted(set(aggregators)):
+    if not (_ascending(cohort) and _ascending(aggregators)):
         raise refuse("cohort and aggregators must be sorted, without doubles")
-    for owner in cohort:
-        party.key_of(owner, "owner")
+    for stranger in sorted(set(cohort) - party.membership.owner_ids):
+        party.key_of(stranger, "owner")  # which says what is wrong with it
     if rules.aggregators is not None and frozenset(aggregators) != rules.aggregators:
         raise AggregatorsNotPinned(
             f"the manifest names the aggregators {', '.join(aggregators)}, this node has pinned "
@@ -255,6 +271,10 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
         raise refuse("the manifest states a smaller decoding error than its scale gives")
     _check_aborts(manifest, party)
     return manifest
+
+
+def _ascending(ids: Sequence[str]) -> bool:
+    return all(map(operator.lt, ids, ids[1:]))
 
 
 def _check_aborts(manifest: Manifest, party: Party) -> None:

@@ -26,6 +26,8 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from smpc_fl.roster import MAX_MEMBERS
+
 PROTOCOL_VERSION = 1
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
@@ -38,7 +40,6 @@ Name = Annotated[str, Meta(min_length=1, max_length=256)]
 Small = Annotated[bytes, Meta(max_length=1 << 16)]
 Large = Annotated[bytes, Meta(max_length=1 << 24)]
 Count = Annotated[int, Meta(ge=0, le=1 << 40)]
-MAX_MEMBERS = 4096
 
 
 class Message(msgspec.Struct, frozen=True, forbid_unknown_fields=True, tag=True):

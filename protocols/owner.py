@@ -42,7 +42,6 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.prg import add_streams
 from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols import vectors
-from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
     Compute,
@@ -175,7 +174,7 @@ class OwnerRound:
         match record:
             case Accepted(manifest=signed):
                 self._unseal()
-                self.manifest, self.manifest_hash = decode(signed.body, Manifest), manifests.manifest_hash(signed)
+                self.manifest, self.manifest_hash = manifests.read(signed), manifests.manifest_hash(signed)
                 self.state, self._report, self._end, self._receipts = State.COMPUTING, None, None, {}
                 self._prekeys = {}
             case Reporting():

@@ -43,6 +43,10 @@ class Party:
         """The message that a member (of `role`) signed."""
         return codec.verify(signed, self.key_of(signed.sender, role), federation=self.federation)
 
+    def check(self, signed: Signed, role: Role) -> None:
+        """Raises unless a member of `role` signed what is in the envelope, which is not read."""
+        codec.check_signature(signed, self.key_of(signed.sender, role), federation=self.federation)
+
     def open(self, signed: Signed, kind: type[M], role: Role, *, phase: str) -> M:
         """The statement of type `kind` that a member of `role` signed."""
         return codec.expect(self.read(signed, role), kind, peer=signed.sender, phase=phase)

@@ -8,8 +8,10 @@ its own operator has approved them, so that nobody can invent owners, or aggrega
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
@@ -33,6 +35,8 @@ ROLES: tuple[Role, ...] = ("owner", "aggregator", "coordinator", "researcher")
 LISTENERS: frozenset[Role] = frozenset({"aggregator", "coordinator"})
 """Roles that others dial, and whose members therefore have an address."""
 
+MAX_MEMBERS = 1 << 15
+"""Members of a roster, at most."""
 MAX_ROSTER = 1 << 22
 """Bytes of a signed roster, the largest that is read."""
 
@@ -67,7 +71,7 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     name: Annotated[Line, Meta(min_length=1)]
     version: Annotated[int, Meta(ge=0, le=1 << 40)]
-    members: Annotated[tuple[Member, ...], Meta(max_length=4096)]
+    members: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)]
     revoked: Annotated[tuple[Revocation, ...], Meta(max_length=4096)] = ()
 
     @staticmethod
@@ -119,9 +123,9 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     def member(self, id: str) -> Member:
         """The member of that id. Raises `UnknownMember` or, when only a revocation is left of it, `RevokedKey`."""
-        for member in self.members:
-            if member.id == id:
-                return member
+        place = bisect_left(self.members, id, key=lambda member: member.id)
+        if place < len(self.members) and self.members[place].id == id:
+            return self.members[place]
         for entry in self.revoked:
             if entry.id == id:
                 why = f" ({entry.reason})" if entry.reason else ""
@@ -238,7 +242,7 @@ class Membership:
     def roster_version(self) -> int:
         return self.roster.version
 
-    @property
+    @cached_property
     def roster_hash(self) -> bytes:
         return roster_hash(self.roster)
 
@@ -250,6 +254,11 @@ class Membership:
     @property
     def owners(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.role == "owner")
+
+    @cached_property
+    def owner_ids(self) -> frozenset[str]:
+        """Ids of the trusted owners."""
+        return frozenset(member.id for member in self.owners)
 
     @property
     def aggregators(self) -> tuple[Member, ...]:
