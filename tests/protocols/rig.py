@@ -124,6 +124,11 @@ class Rig(Simulation):
         if isinstance(command, Persist) and command.bulk is not None:
             self.bulks[by].append((command.record, bytes(self.nodes[by].bulk or b"")))
 
+    def crash_and_lose(self, id_: str) -> None:
+        """A crash after which the node's bulk is not there any more."""
+        self.nodes[id_].bulk = None
+        self.crash(id_)
+
     # --- stopping and looking ---
 
     def begin(self) -> None:
@@ -282,6 +287,15 @@ def aggregator_at(state: AggregatorState, **more: Any) -> Rig:
     if state is AggregatorState.ABORTED:
         rig.deliver("aggregator-0", rig.from_(COORDINATOR, AbortRequest(*rig.aggregator().key)))
     assert rig.aggregator().state is state
+    return rig
+
+
+def carrying(**more: Any) -> Rig:
+    """A round in which the first aggregator, still open, has just added the first vector that it carries."""
+    rig = aggregator_at(AggregatorState.OPEN, **more)
+    while not rig.nodes["aggregator-0"].bulk:
+        rig.deliver(*rig.queue.popleft())
+    assert rig.aggregator().state is AggregatorState.OPEN
     return rig
 
 

@@ -14,6 +14,7 @@ from rig import (
     Seen,
     aborts,
     aggregator_at,
+    carrying,
     next_offer,
     owner_at,
     powers,
@@ -82,6 +83,17 @@ def owners_in_next_attempts() -> Iterator[Rig]:
     rig.dies = lambda by, command: False
     rig.deliver("alice", again)
     yield rig
+
+
+def nodes_that_lose_their_bulk() -> Iterator[Rig]:
+    rig = owner_at(Own.DONE)
+    again = next_offer(rig)
+    rig.crash_and_lose("alice")
+    rig.deliver("alice", again)
+    yield rig
+    for rig in (carrying(), aggregator_at(Agg.FROZEN)):
+        rig.crash_and_lose("aggregator-0")
+        yield rig
 
 
 def owners_that_are_told_of_the_end() -> Iterator[Rig]:
@@ -164,6 +176,7 @@ SCENARIOS: list[Callable[[], Iterator[Rig]]] = [
     plain_rounds,
     owners_that_refuse,
     owners_in_next_attempts,
+    nodes_that_lose_their_bulk,
     owners_that_are_told_of_the_end,
     aggregators_that_abort,
     aggregators_that_are_told_to_freeze,
