@@ -481,7 +481,8 @@ class CoordinatorRound:
             return self._to_all(FrozenLists(self.manifest_hash, self._all(FrozenList)))
         if len(self.plan.cohort) - len(self.refusals) < self.plan.k_min:
             return self._abort(self._too_few(), now)
-        if not self._asked_freeze and all(self._settled(owner) for owner in self.plan.cohort):
+        heard = len(self.reported) + len(self.refusals) >= len(self.plan.cohort)
+        if not self._asked_freeze and heard and all(self._settled(owner) for owner in self.plan.cohort):
             self._asked_freeze = True
             return self._to_all(FreezeRequest(self.manifest_hash))
         return []

@@ -11,6 +11,7 @@ import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import filterfalse
 
 from smpc_fl.errors import (
     AggregatorsNotPinned,
@@ -236,7 +237,7 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
     cohort, aggregators = manifest.cohort, aggregator_ids(manifest)
     if not (_ascending(cohort) and _ascending(aggregators)):
         raise refuse("cohort and aggregators must be sorted, without doubles")
-    for stranger in sorted(set(cohort) - party.membership.owner_ids):
+    for stranger in filterfalse(party.membership.owner_ids.__contains__, cohort):
         party.key_of(stranger, "owner")  # which says what is wrong with it
     if rules.aggregators is not None and frozenset(aggregators) != rules.aggregators:
         raise AggregatorsNotPinned(
@@ -306,8 +307,9 @@ def check_against_job(manifest: Manifest, expected: Expected) -> None:
             peer=manifest.coordinator,
             phase=PHASE,
         )
-    whole = manifest.purpose == "aggregate"
-    if not set(manifest.cohort) <= set(expected.cohort) or (whole and len(manifest.cohort) < len(expected.cohort)):
+    same, whole = tuple(manifest.cohort) == expected.cohort, manifest.purpose == "aggregate"
+    fewer = len(manifest.cohort) < len(expected.cohort)
+    if not same and ((whole and fewer) or not set(manifest.cohort) <= set(expected.cohort)):
         raise ManifestRefused(
             "the manifest's cohort is not the one that the researcher asked for", peer=manifest.coordinator, phase=PHASE
         )

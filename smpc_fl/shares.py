@@ -9,6 +9,7 @@ draft-irtf-cfrg-vdaf): an upload costs what x itself costs, whatever m is. The o
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
@@ -39,13 +40,15 @@ class Shares:
 
 
 def carrier(owner: str, cohort: Sequence[str], round_number: int, aggregators: Sequence[str]) -> str:
-    """The aggregator that gets `owner`'s vector: number (rank in the sorted cohort + round) mod m of the sorted ones.
+    """The aggregator that gets `owner`'s vector: number (rank in the cohort, which is sorted, + round) mod m of the sorted
+    aggregators.
 
     Load is even (each carries floor or ceil of N / m vectors in a round), and nobody can choose."""
-    if owner not in cohort:
+    rank = bisect_left(cohort, owner)
+    if rank == len(cohort) or cohort[rank] != owner:
         raise BadInput(f"{owner} is not in the cohort")
     ordered = _distinct(aggregators)
-    return ordered[(sorted(cohort).index(owner) + round_number) % len(ordered)]
+    return ordered[(rank + round_number) % len(ordered)]
 
 
 def _ignore(chunk: RingArray) -> None:
