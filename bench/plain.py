@@ -24,6 +24,7 @@ from smpc_fl.errors import SmpcError
 from smpc_fl.nodes.home.config import CoordinatorConfig, NodeConfig, OwnerConfig
 from smpc_fl.nodes.home.keys import load_key
 from smpc_fl.nodes.home.membership import LiveMembership
+from smpc_fl.nodes.net.attachment import Sink
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.link import Link
@@ -109,46 +110,60 @@ class _Server:
         self.pipe, self.config, self.owners = pipe, config, owners
         self.me = _member(config, "coordinator")
         self.links: list[Link] = []
-        self.complete = asyncio.Event()
+        self.complete, self.all_in = asyncio.Event(), asyncio.Event()
         self.model = np.zeros(dimension, np.float32)
         self.total = np.zeros(dimension + 1, np.float32)
-        self.received = 0
+        self.arrived = 0
 
     async def serve(self, listener: socket.socket) -> None:
         sock = listening_socket("", 0, fd=listener.detach())
-        async with await serve(self.arrived, self.me, sock, roles={"owner"}, ssl=listen_tls(self.config)):
+        async with await serve(self.converse, self.me, sock, roles={"owner"}, ssl=listen_tls(self.config)):
             await self.complete.wait()
             self.pipe.send("ready")
             while count := await asyncio.to_thread(self.pipe.recv):
+                before = self.received
                 seconds = [await self.round() for _ in range(count)]
-                self.pipe.send({"seconds": seconds, "uploaded": self.received})
+                self.pipe.send({"seconds": seconds, "uploaded": (self.received - before) / count})
 
-    async def arrived(self, link: Link) -> None:
+    async def converse(self, link: Link) -> None:
         self.links.append(link)
         if len(self.links) == self.owners:
             self.complete.set()
-        await link.wait_closed()
+        with contextlib.suppress(SmpcError):
+            while True:
+                await link.receive(self.accept)
+                self.arrived += 1
+                if self.arrived == self.owners:
+                    self.all_in.set()
+
+    async def accept(self, signed: Signed, size: int) -> Sink:
+        return _Add(self.total)
 
     async def round(self) -> float:
         began = time.perf_counter()
-        before = sum(link.bytes_received for link in self.links)
         self.total.fill(0)
-        await asyncio.gather(*map(self.exchange, self.links))
+        self.arrived = 0
+        self.all_in.clear()
+        await asyncio.gather(*(link.send(_said(self.me), self.model.data) for link in self.links))
+        await self.all_in.wait()
         np.divide(self.total[:-1], self.total[-1], out=self.model)
-        self.received = sum(link.bytes_received for link in self.links) - before
         return time.perf_counter() - began
 
-    async def exchange(self, link: Link) -> None:
-        await link.send(_said(self.me), self.model.data.cast("B"))
-        place = 0
+    @property
+    def received(self) -> int:
+        return sum(link.bytes_received for link in self.links)
 
-        async def add(piece: bytes) -> None:
-            nonlocal place
-            part = np.frombuffer(piece, np.float32)
-            np.add(self.total[place : place + part.size], part, out=self.total[place : place + part.size])
-            place += part.size
 
-        await link.receive(lambda signed, size: add)
+class _Add:
+    """Adds a vector to the total as it arrives."""
+
+    def __init__(self, total: Vector) -> None:
+        self.rest = total
+
+    def __call__(self, piece: memoryview, /) -> None:
+        part = np.frombuffer(piece, np.float32)
+        np.add(self.rest[: part.size], part, out=self.rest[: part.size])
+        self.rest = self.rest[part.size :]
 
 
 # --- an owner's process ---
@@ -160,12 +175,28 @@ def owner(config: OwnerConfig, address: str, task: Task, number: int) -> None:
 
 async def _take_part(config: OwnerConfig, address: str, update: Vector) -> None:
     me = _member(config, "owner")
+    model = np.empty(update.size - 1, np.float32)
+
+    async def accept(signed: Signed, size: int) -> Sink:
+        return _Take(model)
 
     async def converse(link: Link) -> None:
         with contextlib.suppress(SmpcError):
             while True:
-                await link.receive()
-                await link.send(_said(me), update.data.cast("B"))
+                await link.receive(accept)
+                sending = asyncio.create_task(link.send(_said(me), update.data))
+                sending.add_done_callback(lambda done: done.exception())
 
     async with Dialer(address, COORDINATOR, me, converse, ssl=dial_tls(config, address)):
         await asyncio.Event().wait()
+
+
+class _Take:
+    """Copies a vector as it arrives."""
+
+    def __init__(self, vector: Vector) -> None:
+        self.rest = vector.data.cast("B")
+
+    def __call__(self, piece: memoryview, /) -> None:
+        self.rest[: len(piece)] = piece
+        self.rest = self.rest[len(piece) :]
