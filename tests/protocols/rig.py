@@ -35,6 +35,7 @@ from smpc_fl.protocols.messages import (
     RoundClosed,
     RoundOffer,
     Signed,
+    VectorReport,
 )
 from smpc_fl.protocols.owner import OwnerRound
 from smpc_fl.protocols.owner import State as OwnerState
@@ -252,6 +253,11 @@ def refusal(commands: list[Command]) -> SmpcError:
     return from_code(message.code, message.text, phase=message.phase)
 
 
+def told(commands: Sequence[Command]) -> list[Message]:
+    """The messages that commands send."""
+    return [codec.decode_message(command.signed.body) for command in commands if isinstance(command, Send)]
+
+
 def with_membership(party: Party, **fields: Any) -> Party:
     return replace(party, membership=replace(party.membership, **fields))
 
@@ -297,6 +303,15 @@ def carrying(**more: Any) -> Rig:
         rig.deliver(*rig.queue.popleft())
     assert rig.aggregator().state is AggregatorState.OPEN
     return rig
+
+
+def arriving() -> tuple[Rig, Received, VectorReport, bytes]:
+    """A round, and the first vector's report, with the sealed vector, that is about to reach the first aggregator."""
+    rig = Rig()
+    rig.begin()
+    _, event = rig.until(VectorReport, "aggregator-0")
+    assert isinstance(event.message, VectorReport)
+    return rig, event, event.message, bytes(event.attachment)
 
 
 def aborts(rig: Rig, attempt: int = 0, **fields: Any) -> list[Signed]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from rig import KEY, Rig, aborts, aggregator_at, offered, refusal
@@ -189,7 +191,7 @@ def test_a_seed_is_not_for_the_carrier_and_a_vector_for_nobody_else() -> None:
             while fresh.aggregator(number).state is not State.OPEN:
                 fresh.deliver(*fresh.queue.popleft())
             if (name == carrier_) == (kind is SeedReport):
-                error = refusal(fresh.tell(name, owner, event.message, bytes(event.attachment or b"")))
+                error = refusal(fresh.tell(name, owner, event.message, event.attachment))
                 assert "goes to its carrier, and only there" in error.message
 
 
@@ -223,7 +225,8 @@ def test_each_step_is_durable_before_it_is_said() -> None:
     rig = Rig()
     rig.run()
     order = [type(record).__name__ for record in rig.written[ME] if not isinstance(record, Prepared)]
-    assert order == ["Accepted", *["ShareTaken"] * 4, "Frozen", "Voted", "Released", "Closed"]
+    assert Counter(order[1:5]) == {"SeedTaken": 2, "VectorAdded": 2}
+    assert [order[0], *order[5:]] == ["Accepted", "Frozen", "Voted", "Released", "Closed"]
     assert len([r for r in rig.written[ME] if isinstance(r, Voted | Released)]) == 2
 
 

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import pytest
-from rig import KEY, Rig, next_offer, offered, owner_at, refusal
+from rig import KEY, Rig, next_offer, offered, owner_at, refusal, told
 
 from smpc_fl.errors import Equivocation, ManifestRefused, ModelMismatch
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.commands import (
-    Command,
     Compute,
     Computed,
     EraseSecrets,
@@ -25,7 +22,6 @@ from smpc_fl.protocols.commands import (
 )
 from smpc_fl.protocols.messages import (
     FreezeRequest,
-    Message,
     Receipt,
     Refusal,
     Reported,
@@ -40,17 +36,15 @@ from smpc_fl.protocols.simulate import COORDINATOR
 from smpc_fl.shares import carrier
 
 
-def said(commands: Sequence[Command]) -> list[Message]:
-    return [codec.decode_message(command.signed.body) for command in commands if isinstance(command, Send)]
-
-
 def test_all_of_a_report_is_one_record_before_its_first_byte() -> None:
     rig = owner_at(State.COMPUTING)
     commands = rig.owner().receive(Computed(rig.vectors["alice"]), rig.now)
     first, *rest = commands
     assert isinstance(first, Persist)
     assert isinstance(first.record, Reporting)
-    assert [type(message) for message in said(rest)] == [SeedReport, SeedReport]
+    assert first.bulk is not None
+    assert bytes(first.bulk()) == bytes(rig.owner()._sealed or b"")
+    assert [type(message) for message in told(rest)] == [SeedReport, SeedReport]
     assert rig.owner().uploaded == 0
 
 
@@ -81,7 +75,7 @@ def test_an_upload_costs_little_more_than_the_vector() -> None:
 def test_what_was_not_answered_is_said_again_to_whoever_comes_back() -> None:
     rig = owner_at(State.SEEDING)
     to_one = rig.owner().receive(PeerUp("aggregator-1"), rig.now)
-    assert [(c.to, type(m)) for c, m in zip(to_one, said(to_one), strict=True) if isinstance(c, Send)] == [
+    assert [(c.to, type(m)) for c, m in zip(to_one, told(to_one), strict=True) if isinstance(c, Send)] == [
         ("aggregator-1", SeedReport)
     ]
     assert rig.owner().receive(PeerUp("aggregator-0"), rig.now) == [], "the carrier's turn has not come"
@@ -90,9 +84,9 @@ def test_what_was_not_answered_is_said_again_to_whoever_comes_back() -> None:
     assert isinstance(vector, Send)
     assert vector.attachment
     rig = owner_at(State.DONE)
-    assert [type(m) for m in said(rig.owner().receive(PeerUp(COORDINATOR), rig.now))] == [Reported]
+    assert [type(m) for m in told(rig.owner().receive(PeerUp(COORDINATOR), rig.now))] == [Reported]
     rig = owner_at(State.REFUSED)
-    assert [type(m) for m in said(rig.owner().receive(PeerUp(COORDINATOR), rig.now))] == [Refusal]
+    assert [type(m) for m in told(rig.owner().receive(PeerUp(COORDINATOR), rig.now))] == [Refusal]
     rig = owner_at(State.COMPUTING)
     assert rig.owner().receive(PeerUp(COORDINATOR), rig.now) == []
 
@@ -114,7 +108,7 @@ def test_an_offer_that_comes_again_is_answered_alike() -> None:
     assert type(refusal(rig.owner().receive(other_model, rig.now))) is ModelMismatch
     rig = owner_at(State.DONE)
     again = rig.received["alice"][0]
-    assert [type(m) for m in said(rig.owner().receive(again, rig.now))] == [Reported]
+    assert [type(m) for m in told(rig.owner().receive(again, rig.now))] == [Reported]
 
 
 def test_an_owner_that_died_while_computing_computes_again() -> None:
@@ -168,8 +162,8 @@ def test_the_end_erases_the_rounds_secrets(released: bool) -> None:
     assert finished == Finished(released)
     assert rig.owner().receive(Start(), rig.now) == [EraseSecrets()], "also after a crash between the two"
     assert rig.tell("alice", COORDINATOR, RoundClosed(rig.owner().manifest_hash, released)) == []
-    assert rig.owner()._report is None
-    assert rig.owner()._encoded is None
+    machine = rig.owner()
+    assert (machine._report, machine._encoded, machine._sealed) == (None, None, None)
 
 
 def test_a_closed_round_is_rebuilt_closed() -> None:
@@ -184,9 +178,9 @@ def test_a_closed_round_is_rebuilt_closed() -> None:
 
 def test_what_was_refused_is_told_again_after_a_crash() -> None:
     rig = owner_at(State.REFUSED)
-    (told,) = said(rig.owner().receive(Start(), rig.now))
+    (refused,) = told(rig.owner().receive(Start(), rig.now))
     rig.crash("alice")
-    assert said(rig.owner().receive(Start(), rig.now)) == [told]
-    assert isinstance(told, Refusal)
-    assert told.code == "ReportTooLate"
+    assert told(rig.owner().receive(Start(), rig.now)) == [refused]
+    assert isinstance(refused, Refusal)
+    assert refused.code == "ReportTooLate"
     assert [record.code for record in rig.nodes["alice"].journal if isinstance(record, Done)] == ["ReportTooLate"]
