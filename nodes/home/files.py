@@ -7,7 +7,6 @@ import stat
 from pathlib import Path
 
 from smpc_fl.errors import ConfigInvalid
-from smpc_fl.hashing import Buffer
 
 
 def sync_folder(folder: Path) -> None:
@@ -19,24 +18,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def _write_all(descriptor: int, data: Buffer) -> None:
+def _write_all(descriptor: int, data: bytes) -> None:
     with os.fdopen(descriptor, "wb") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
-
-
-def write_whole(path: Path, data: Buffer, *, mode: int, partial: Path) -> None:
-    """Writes a file as a whole: after a crash there is the old one or the new one, and perhaps `partial`, in the same
-    folder. Raises `OSError`."""
-    try:
-        partial.unlink(missing_ok=True)
-        _write_all(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
-        os.replace(partial, path)
-        sync_folder(path.parent)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
 
 
 def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
@@ -52,11 +38,16 @@ def write_new(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 
 def replace(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """`write_whole`, into a folder that is made if need be. Raises `ConfigInvalid`."""
+    """Writes a file as a whole: after a crash there is the old one or the new one. Raises `ConfigInvalid`."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(path, data, mode=mode, partial=path.with_name(f".{path.name}.{os.getpid()}.partial"))
+        partial.unlink(missing_ok=True)
+        _write_all(os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode), data)
+        os.replace(partial, path)
+        sync_folder(path.parent)
     except OSError as error:
+        partial.unlink(missing_ok=True)
         raise ConfigInvalid(f"{path} cannot be written: {error.strerror}") from None
 
 

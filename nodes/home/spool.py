@@ -8,17 +8,14 @@ has the new data, and until that moment has the old.
 Every write has a key of its own (AES-256-GCM, NIST SP 800-38D; the nonce is the number of the chunk), which is in the
 slot and not in the folder. Who forgets the slot has erased the data: what stays in the file opens for nobody.
 
-Written past the page cache where the system can (O_DIRECT, from memory in huge pages): nobody reads these bytes again
-while the node lives, and the processor's part is about half.
+A sealed chunk is a whole number of pages, so that writing goes past the page cache (`direct`).
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
-import mmap
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,17 +24,15 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.home import direct, files
+from smpc_fl.nodes.home.direct import CHUNK
 
-CHUNK = 1 << 22
-"""Bytes of a sealed chunk: large writes are what a disk does best."""
 TAG = 16
 FREE_FILES = 4
 """Files that wait for their next use, at most."""
 FREE_BYTES = 1 << 30
 """Bytes of those files, at most, unless a single one is larger."""
 _PLAIN = CHUNK - TAG
-_PAGE = 4096
-_DIRECT = getattr(os, "O_DIRECT", 0)  # macOS has none
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,12 +50,11 @@ class Spool:
     def __init__(self, folder: Path) -> None:
         """Raises `OSError`."""
         self.folder = folder
-        self._chunk = _huge_pages(CHUNK)
         self._sizes: dict[int, int] = {}
         self._free: list[int] = []  # the one that has been free for longest in front
         if folder.is_dir():
-            files = [path for path in folder.iterdir() if path.name.isdecimal()]
-            self._sizes = {int(path.name): path.stat().st_size for path in files}
+            found = [path for path in folder.iterdir() if path.name.isdecimal()]
+            self._sizes = {int(path.name): path.stat().st_size for path in found}
 
     def keep(self, used: Collection[int]) -> None:
         """These files are in use; every other one is free from now on, and removed if there are too many."""
@@ -75,9 +69,9 @@ class Spool:
         Raises `OSError` (no space, no disk): nothing that is in use was touched, and a later call may succeed."""
         view = memoryview(data).cast("B")
         starts = _starts(view.nbytes)
-        slot = Slot(self._take(_pages(view.nbytes + TAG * len(starts))), view.nbytes, os.urandom(32))
+        slot = Slot(self._take(direct.pages(view.nbytes + TAG * len(starts))), view.nbytes, os.urandom(32))
         try:
-            with self._opened(slot.file, os.O_WRONLY | _DIRECT) as descriptor:
+            with direct.opened(self._path(slot.file), os.O_WRONLY) as descriptor:
                 self._seal(descriptor, AESGCM(slot.key), view)
         except OSError:
             self._remove(slot.file)  # after an error of the disk, nobody knows what it holds
@@ -89,11 +83,11 @@ class Spool:
         out = bytearray(slot.size)
         view, cipher = memoryview(out), AESGCM(slot.key)
         try:
-            with self._opened(slot.file, os.O_RDONLY) as descriptor:
+            with self._path(slot.file).open("rb", buffering=0) as file, direct.chunk_memory() as sealed:
                 for number, start in enumerate(_starts(slot.size)):
                     plain = view[start : start + _PLAIN]
-                    length = os.preadv(descriptor, [self._chunk[: plain.nbytes + TAG]], number * CHUNK)
-                    cipher.decrypt_into(_nonce(number), self._chunk[:length], None, plain)
+                    length = file.readinto(sealed[: plain.nbytes + TAG])
+                    cipher.decrypt_into(_nonce(number), sealed[:length], None, plain)
         except OSError as error:
             raise Unavailable(f"{self._path(slot.file)} cannot be read: {os.strerror(error.errno or 0)}") from None
         except (InvalidTag, ValueError):
@@ -103,10 +97,11 @@ class Spool:
     # --- inside ---------------------------------------------------------------------------------------------------
 
     def _seal(self, descriptor: int, cipher: AESGCM, data: memoryview) -> None:
-        for number, start in enumerate(_starts(data.nbytes)):
-            plain = data[start : start + _PLAIN]
-            length = cipher.encrypt_into(_nonce(number), plain, None, self._chunk[: plain.nbytes + TAG])
-            self._write(descriptor, self._chunk[: _pages(length)], number * CHUNK)
+        with direct.chunk_memory() as sealed:
+            for number, start in enumerate(_starts(data.nbytes)):
+                plain = data[start : start + _PLAIN]
+                length = cipher.encrypt_into(_nonce(number), plain, None, sealed[: plain.nbytes + TAG])
+                self._write(descriptor, sealed[: direct.pages(length)], number * CHUNK)
         self._sync(descriptor)
 
     def _take(self, size: int) -> int:
@@ -124,12 +119,11 @@ class Spool:
         """Also what the file's name and its place on the disk depend on is durable."""
         self.folder.mkdir(mode=0o700, exist_ok=True)
         try:
-            with self._opened(file, os.O_RDWR | os.O_CREAT) as descriptor:
+            with direct.opened(self._path(file), os.O_RDWR | os.O_CREAT) as descriptor:
                 self._allocate(descriptor, size)
                 os.fsync(descriptor)
-            for folder in (self.folder, self.folder.parent):
-                with _opened(folder, os.O_RDONLY) as descriptor:
-                    os.fsync(descriptor)
+            files.sync_folder(self.folder)
+            files.sync_folder(self.folder.parent)
         except OSError:
             self._remove(file)
             raise
@@ -147,55 +141,21 @@ class Spool:
     def _path(self, file: int) -> Path:
         return self.folder / str(file)
 
-    def _opened(self, file: int, flags: int) -> contextlib.AbstractContextManager[int]:
-        return _opened(self._path(file), flags)
-
     # --- the disk: what tests make fail ---
 
     def _allocate(self, descriptor: int, size: int) -> None:
-        if hasattr(os, "posix_fallocate"):  # without it (macOS), the first write finds the blocks
-            os.posix_fallocate(descriptor, 0, size)
+        direct.allocate(descriptor, size)
 
     def _write(self, descriptor: int, data: memoryview, at: int) -> None:
-        while data.nbytes:
-            written = os.pwrite(descriptor, data, at)
-            data, at = data[written:], at + written
+        direct.write(descriptor, data, at)
 
     def _sync(self, descriptor: int) -> None:
-        getattr(os, "fdatasync", os.fsync)(descriptor)
-
-
-@contextlib.contextmanager
-def _opened(path: Path, flags: int) -> Iterator[int]:
-    try:
-        descriptor = os.open(path, flags, 0o600)
-    except OSError as error:
-        if error.errno != errno.EINVAL or not flags & _DIRECT:
-            raise
-        descriptor = os.open(path, flags & ~_DIRECT, 0o600)  # a file system that always goes through the page cache
-    try:
-        yield descriptor
-    finally:
-        os.close(descriptor)
-
-
-def _huge_pages(size: int) -> memoryview:
-    """Memory that begins at a page, in few pieces; none of it is taken up before it is first used."""
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with contextlib.suppress(OSError):  # advice, which a kernel may not know
-            memory.madvise(mmap.MADV_HUGEPAGE)
-    return memoryview(memory)
+        direct.sync_data(descriptor)
 
 
 def _starts(size: int) -> range:
     """Where each chunk begins in the plaintext; nothing is one empty chunk."""
     return range(0, max(size, 1), _PLAIN)
-
-
-def _pages(size: int) -> int:
-    """`size`, rounded up to whole pages: overwriting them never reads what was there, and O_DIRECT takes nothing else."""
-    return -(-size // _PAGE) * _PAGE
 
 
 def _nonce(number: int) -> bytes:

@@ -120,6 +120,7 @@ async def test_the_newest_bulk_is_read_also_after_a_restart(path: Path) -> None:
     assert len(files(path)) == 3
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks descriptors up in /proc")
 async def test_bulk_is_on_the_disk_before_the_commit_that_refers_to_it(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

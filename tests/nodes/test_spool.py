@@ -5,11 +5,13 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 from smpc_fl.errors import Unavailable
+from smpc_fl.nodes.home import direct
 from smpc_fl.nodes.home import spool as module
 from smpc_fl.nodes.home.spool import CHUNK, FREE_FILES, TAG, Slot, Spool
 
@@ -215,6 +217,7 @@ def test_short_writes_go_on_where_they_stopped(folder: Path, monkeypatch: pytest
     assert spool.read(spool.write(data)) == data
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="takes away what only Linux has")
 def test_a_system_that_lacks_what_linux_has(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = os.open
 
@@ -232,12 +235,14 @@ def test_a_system_that_lacks_what_linux_has(folder: Path, monkeypatch: pytest.Mo
     data = os.urandom(50_000)
     monkeypatch.setattr(os, "open", without_direct)
     monkeypatch.setattr(mmap, "mmap", Plain)
+    monkeypatch.setattr(direct, "_idle", [])
     spool = Spool(folder)
     assert spool.read(spool.write(data)) == data
     for name in ("posix_fallocate", "fdatasync"):
         monkeypatch.delattr(os, name)
     monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
-    monkeypatch.setattr(module, "_DIRECT", 0)
+    monkeypatch.setattr(direct, "_DIRECT", 0)
+    monkeypatch.setattr(direct, "_idle", [])
     spool = Spool(folder)
     assert spool.read(spool.write(data)) == data
 

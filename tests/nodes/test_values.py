@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
@@ -19,6 +20,7 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, encode_job
 from smpc_fl.nodes.coordinator import Coordinator
 from smpc_fl.nodes.home.config import CoordinatorConfig
+from smpc_fl.nodes.home.direct import CHUNK
 from smpc_fl.nodes.home.values import Values
 from smpc_fl.nodes.run import Run, run_stream
 from smpc_fl.protocols.codec import encode
@@ -40,11 +42,14 @@ def test_a_value_is_read_as_it_was_written(values: Values) -> None:
     values.write(0, b"first")
     values.write(1, model.data.cast("B"))
     values.write(2, b"")
+    large = os.urandom(CHUNK + 5)
+    values.write(3, large)
     again = Values(values.folder)
+    assert again.read(3) == large
     assert again.read(0) == b"first"
     assert again.read(1) == model.tobytes()
     assert again.read(2) == b""
-    assert sorted(path.name for path in values.folder.iterdir()) == ["0", "1", "2"]
+    assert sorted(path.name for path in values.folder.iterdir()) == ["0", "1", "2", "3"]
     assert {path.stat().st_mode & 0o777 for path in values.folder.iterdir()} == {0o600}
     for folder in (values.folder, values.folder.parent):
         assert folder.stat().st_mode & 0o777 == 0o700
@@ -83,6 +88,7 @@ def test_what_a_crash_left_half_written_is_replaced(values: Values) -> None:
     assert sorted(path.name for path in values.folder.iterdir()) == ["1", "2"]
 
 
+@pytest.mark.skipif(sys.platform != "linux", reason="looks descriptors up in /proc")
 def test_file_and_names_are_durable_on_return(values: Values, monkeypatch: pytest.MonkeyPatch) -> None:
     events: list[str] = []
     fsync, rename = os.fsync, os.replace
