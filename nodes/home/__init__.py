@@ -1,1 +1,1 @@
-"""What a node keeps on its disk: configuration, keys, the roster, the journal."""
+"""What a node keeps on its disk: configuration, keys, the roster, the journal and its spool, values of runs."""

@@ -13,7 +13,8 @@ import pytest
 from smpc_fl.errors import Unavailable
 from smpc_fl.nodes.home import direct
 from smpc_fl.nodes.home import spool as module
-from smpc_fl.nodes.home.spool import CHUNK, FREE_FILES, TAG, Slot, Spool
+from smpc_fl.nodes.home.direct import CHUNK
+from smpc_fl.nodes.home.spool import FREE_FILES, TAG, Slot, Spool
 
 PLAIN = CHUNK - TAG
 
