@@ -201,7 +201,8 @@ def test_what_has_ended_needs_no_sum_and_takes_none(state: State) -> None:
             rig.deliver(*rig.queue.popleft())
     rig.dies = lambda by, command: False
     assert rig.aggregator().state is state
-    assert rig.nodes[ME].bulk is not None
+    left = rig.nodes[ME].bulk
+    assert left is not None
     assert rig.aggregator()._sum is None
     rig.settle()
     assert rig.nodes[ME].bulk is None

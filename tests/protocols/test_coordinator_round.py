@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import numpy as np
 import pytest
+from opened import elements
 from rig import KEY, Rig, aborts
 
 from smpc_fl.errors import (
@@ -39,7 +40,6 @@ from smpc_fl.protocols.messages import (
     Vote,
     Votes,
 )
-from smpc_fl.protocols.records import PartialTaken
 from smpc_fl.protocols.simulate import COORDINATOR
 
 
@@ -249,8 +249,12 @@ def test_false_partial_sums_are_not_taken() -> None:
         assert hear(rig, event.sender, other, attachment) == []
     assert hear(rig, "aggregator-2" if event.sender != "aggregator-2" else "aggregator-1", message, good) == []
     assert not rig.coordinator._partials
-    assert isinstance(getattr(hear(rig, event.sender, message, good)[0], "record", None), PartialTaken)
+    assert rig.coordinator._total is None
     assert hear(rig, event.sender, message, good) == []
+    assert rig.coordinator._partials == {event.sender}
+    alone = elements(rig, rig.coordinator._result)
+    assert hear(rig, event.sender, message, good) == []
+    assert elements(rig, rig.coordinator._result) == alone, "one that comes twice is added once"
 
 
 def test_strangers_are_not_heard() -> None:

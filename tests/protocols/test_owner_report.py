@@ -163,7 +163,8 @@ def test_what_was_closed_has_nothing_to_lose() -> None:
     rig.dies = lambda by, command: by == "alice" and isinstance(command, EraseSecrets)
     rig.deliver("alice", rig.from_(COORDINATOR, RoundClosed(rig.owner().manifest_hash, True)))
     rig.dies = lambda by, command: False
-    assert rig.nodes["alice"].bulk is not None
+    left = rig.nodes["alice"].bulk
+    assert left is not None
     machine = rig.owner()
     assert machine.state is State.CLOSED
     assert (machine._report, machine._encoded, machine._sealed) == (None, None, None)
