@@ -1,4 +1,4 @@
-"""The total at the coordinator: added as the partial sums come, durable before any of them is receipted, asked for again if not."""
+"""The total at the coordinator: added as the partial sums come, durable before one is receipted, asked for again if not."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ import msgspec
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from opened import carried, partial_sums, shared
 from rig import OWNERS, Draws, Rig, powers
 
 from smpc_fl import prg as prg_module
@@ -27,11 +28,12 @@ from smpc_fl import shares as sharing
 from smpc_fl.errors import InternalError
 from smpc_fl.protocols import owner as owner_module
 from smpc_fl.protocols.coordinator import GivenUp, Released
+from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.messages import FrozenLists, PartialSum, RoundOffer, SeedReport, VectorReport
-from smpc_fl.protocols.records import Opened, PartialTaken, Prepared, Reporting, ShareTaken
+from smpc_fl.protocols.records import Opened, Prepared, Reporting, SeedTaken
 from smpc_fl.protocols.simulate import COORDINATOR, federation
-from smpc_fl.ring import RING32
-from smpc_fl.shares import Context, Shares, expand_seed
+from smpc_fl.ring import RING32, RingArray, ring
+from smpc_fl.shares import Context, Shares, stream
 
 Floats = NDArray[np.float64]
 TRIO = ("alice", "bob", "carol")
@@ -56,26 +58,31 @@ def bits(data: bytes | NDArray[Any], width: int = 4) -> Floats:
     return np.asarray(words.mean(0), np.float64)
 
 
+def share_at(rig: Rig, aggregator: str) -> tuple[RingArray, bytes]:
+    """Alice's share at this aggregator, as elements and as the bytes that it was sent as."""
+    for record in rig.written[aggregator]:
+        if isinstance(record, SeedTaken) and record.owner == "alice":
+            context = Context(rig.coordinator.manifest_hash, "alice")
+            return stream(record.seed, context, aggregator).expand(RING32, DIMENSION), record.seed
+    (vector,) = (words for owner, words in carried(rig, aggregator) if owner == "alice")
+    return vector, vector.tobytes()
+
+
 def view(rig: Rig, coalition: tuple[str, ...]) -> Floats:
     """Everything that these aggregators and the coordinator get hold of, as features: all bits of the messages that alice
-    sent them, of her shares that they open (seeds expanded), of the sum of these, and of every partial sum."""
+    sent them, of her shares that they open (seeds expanded), of the sum of these, of what is on their disks, and of every
+    partial sum."""
     features, total = [], RING32.zeros(DIMENSION)
     for name in coalition:
-        (taken,) = (r for r in rig.written[name] if isinstance(r, ShareTaken) and r.owner == "alice")
-        context = Context(rig.coordinator.manifest_hash, "alice")
-        share = (
-            RING32.from_bytes(taken.share, DIMENSION)
-            if taken.carried
-            else expand_seed(taken.share, RING32, DIMENSION, context, name)
-        )
+        share, sent = share_at(rig, name)
         RING32.add_into(total, share)
-        features += [bits(RING32.to_bytes(share)), bits(taken.share)]
+        features += [bits(share.tobytes()), bits(sent), *(bits(bulk) for _, bulk in rig.bulks[name])]
         for event in rig.received[name]:
             if event.sender == "alice" and isinstance(event.message, SeedReport | VectorReport):
                 features += [bits(b"".join(event.message.commitments)), bits(event.message.sealed)]
                 features += [bits(bytes(event.attachment or b"")) if event.attachment else np.zeros(0)]
-    features.append(bits(RING32.to_bytes(total)))
-    features += [bits(r.total) for r in rig.written[COORDINATOR] if isinstance(r, PartialTaken)]
+    features.append(bits(total.tobytes()))
+    features += [bits(words.tobytes()) for _, words in sorted(partial_sums(rig).items())]
     return np.concatenate(features)
 
 
@@ -112,9 +119,14 @@ def test_no_coalition_tells_zero_from_extreme(aggregators: int) -> None:
 
 @pytest.mark.parametrize("unmasked", [0x000000FF, 0x00000100, 0x80000000], ids=["low byte", "one bit", "sign"])
 def test_a_planted_weak_share_is_found(unmasked: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    def weak(x: Any, ring: Any, *rest: Any) -> Shares:
-        shares = sharing.split(x, ring, *rest)
-        return Shares(shares.seeds, (shares.vector & ~np.uint32(unmasked)) | (x & np.uint32(unmasked)))
+    def weak(x: Any, *rest: Any, absorb: Any, **more: Any) -> Shares:
+        plain = x.copy()
+
+        def leaking(chunk: Any) -> None:
+            assert chunk.size == plain.size
+            absorb((chunk & ~np.uint32(unmasked)) | (plain & np.uint32(unmasked)))
+
+        return sharing.split(x, *rest, absorb=leaking, **more)
 
     monkeypatch.setattr(owner_module, "split", weak)
     assert worst_p(2) < 1e-3
@@ -129,15 +141,20 @@ class Ledger:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.sealed: dict[bytes, set[bytes]] = defaultdict(set)
         self.streams: dict[bytes, set[tuple[Any, ...]]] = defaultdict(set)
-        seal_small, seal_stream, stream_key = sealing.seal_small, sealing.seal_stream, prg_module.stream_key
+        seal_small, stream_key, ledger = sealing.seal_small, prg_module.stream_key, self
 
         def small(key: bytes, plaintext: bytes) -> bytes:
             self.sealed[b"box" + key].add(plaintext)
             return seal_small(key, plaintext)
 
-        def stream(key: bytes, plaintext: Any, associated: bytes) -> Iterator[bytes]:
-            self.sealed[b"stream" + key].add(bytes(plaintext))
-            return seal_stream(key, plaintext, associated)
+        class Stream(sealing.Stream):
+            def __init__(self, key: bytes, *of: Any) -> None:
+                super().__init__(key, *of)
+                self.key = key
+
+            def seal(self, number: int, plain: Any, sealed: memoryview) -> None:
+                ledger.sealed[b"stream" + self.key + bytes([number])].add(bytes(plain))
+                super().seal(number, plain, sealed)
 
         def prg(*context: Any) -> bytes:
             key = stream_key(*context)
@@ -145,8 +162,12 @@ class Ledger:
             return key
 
         monkeypatch.setattr("smpc_fl.protocols.envelopes.seal_small", small)
-        monkeypatch.setattr("smpc_fl.protocols.envelopes.seal_stream", stream)
+        monkeypatch.setattr("smpc_fl.protocols.vectors.Stream", Stream)
         monkeypatch.setattr("smpc_fl.shares.stream_key", prg)
+
+    def repeated(self) -> set[bytes]:
+        """The keys (of a stream, with the number of the chunk) that sealed more than one plaintext."""
+        return {key for key, plaintexts in self.sealed.items() if len(plaintexts) > 1}
 
     def drawn(self, rigs: list[Rig]) -> Counter[bytes]:
         counted: Counter[bytes] = Counter()
@@ -154,8 +175,8 @@ class Ledger:
             for records in rig.written.values():
                 for record in records:
                     match record:
-                        case Reporting(seeds=seeds, blinders=blinders, ephemeral=ephemeral):
-                            counted.update([*seeds.values(), *blinders, ephemeral])
+                        case Reporting(seeds=seeds, blinders=blinders, ephemeral=ephemeral, vector_key=key):
+                            counted.update([*seeds.values(), *blinders, ephemeral, key])
                         case Prepared(private=private) | Opened(private=private):
                             counted[private] += 1
             counted.update(message.ephemeral for _, _, message in rig.said if isinstance(message, PartialSum))
@@ -188,14 +209,14 @@ def some_rounds(**more: Any) -> list[Rig]:
 
 def test_no_seed_key_or_nonce_ever_repeats(monkeypatch: pytest.MonkeyPatch) -> None:
     """Across owners, aggregators, rounds and attempts. A box's nonce is fixed and a stream's counts from zero, so it is the
-    key that must seal one plaintext and no other; a stream's key must belong to one (seed, manifest, owner, aggregator)."""
+    key that must seal one plaintext and no other; a seed's key must belong to one (seed, manifest, owner, aggregator)."""
     ledger = Ledger(monkeypatch)
     rigs = some_rounds()
     drawn = ledger.drawn(rigs)
     assert len(drawn) > 150
     assert {value for value, times in drawn.items() if times > 1} == set()
     assert len(ledger.sealed) > 100
-    assert {key for key, plaintexts in ledger.sealed.items() if len(plaintexts) > 1} == set()
+    assert ledger.repeated() == set()
     assert {key for key, contexts in ledger.streams.items() if len(contexts) > 1} == set()
 
 
@@ -209,6 +230,15 @@ def test_the_ledger_finds_entropy_that_repeats(monkeypatch: pytest.MonkeyPatch) 
 
     drawn = ledger.drawn(some_rounds(entropy=worn))
     assert {value for value, times in drawn.items() if times > 1}
+
+
+@pytest.mark.parametrize("name", ["vector_key", "partial_key"])
+def test_the_ledger_finds_a_key_that_seals_two_vectors(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that does not depend on the ephemeral key: the same for every report, or for every release."""
+    ledger = Ledger(monkeypatch)
+    monkeypatch.setattr(Channel, name, lambda self: self.manifest_hash)
+    some_rounds()
+    assert ledger.repeated()
 
 
 def test_a_source_that_gives_one_seed_twice_is_not_used() -> None:
@@ -242,12 +272,18 @@ def everything(rig: Rig, node: str) -> bytes:
     """All that a node receives, opens and keeps."""
     parts = [event.signed.body + bytes(event.attachment or b"") for event in rig.received[node]]
     parts += [msgspec.msgpack.encode(record) for record in rig.written[node]]
-    for record in rig.written[node]:
-        parts.append(bytes(getattr(record, "share", b"")) + bytes(getattr(record, "total", b"")))
+    parts += [bulk for _, bulk in rig.bulks[node]]
+    if node in rig.plan.aggregators:
+        parts += [words.tobytes() for _, words in carried(rig, node)]
+    elif node == COORDINATOR:
+        parts += [words.tobytes() for words in partial_sums(rig).values()]
+    else:
+        dtype = ring(rig.plan.numbers.ring_bits).dtype
+        parts += [np.array(elements, dtype).tobytes() for elements in shared(rig, node)]
     return b"\0".join(parts)
 
 
-@pytest.mark.parametrize("ring_bits", [32, 64])
+@pytest.mark.parametrize("ring_bits", [32, 48, 64])
 def test_no_update_and_no_row_count_leaves_its_owner(ring_bits: int) -> None:
     vectors = powers(ring_bits=ring_bits, max_samples=CAP, tolerance=1.0)
     for index, owner in enumerate(OWNERS):
