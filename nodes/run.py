@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,9 +30,7 @@ from smpc_fl.errors import (
 )
 from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
-from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
 from smpc_fl.learning.stopping import Stopper
-from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import Aggregate, disassemble
 from smpc_fl.nodes.home.config import CoordinatorPolicy
 from smpc_fl.nodes.home.journal import Journal
@@ -43,6 +42,7 @@ from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
+from smpc_fl.protocols.course import TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
     JobAnswer,
@@ -327,7 +327,6 @@ class Run:
         return from_code(code, f"{len(approved)} of {len(self.cohort)} owners can take part. {said}")
 
     async def _train(self, job: TrainJob) -> None:
-        layout = layout_of(job.plan)
         stopper = Stopper(job.stop)
         value = await self.newest()
         while len(self.book.results) < job.rounds:
@@ -338,23 +337,22 @@ class Run:
             if reason is not None:
                 log.info("stopped early", run=self.id.hex(), rounds=number - 1)
                 return
-            work, released, attempts = await self._round(train_round(number), value)
-            # In a thread: the arithmetic over a whole model would hold up every connection.
-            mean = await asyncio.to_thread(self._read, work, released)
-            model = await asyncio.to_thread(
-                apply, job.strategy, np.frombuffer(value, np.float32), mean.sum, layout, weight=mean.total_weight
+            course = TrainingRound(job, number, np.frombuffer(value, np.float32))
+            uploaded: Counter[str] = Counter()
+            rounds: list[tuple[Work, Released, int]] = []
+            while (ask := course.ask) is not None:
+                rounds.append(await self._round(ask.round, ask.model.data.cast("B")))
+                work, released, _ = rounds[-1]
+                # In a thread: the arithmetic over a whole model would hold up every connection.
+                await asyncio.to_thread(course.take, await asyncio.to_thread(self._read, work, released))
+                uploaded.update(released.uploaded)
+            value = course.model.data.cast("B")
+            work, released, _ = rounds[0]
+            attempts = 1 + sum(taken - 1 for _, _, taken in rounds)
+            assert course.trained is not None
+            result = self._result(
+                work, released, course.trained, number, course.metrics, dict(uploaded), time.time() - began, attempts
             )
-            value = model.data.cast("B")
-            metrics = dict(mean.metrics)
-            uploaded = dict(released.uploaded)
-            last = number == job.rounds
-            if job.evaluation is not None and (number % job.evaluation.every == 0 or last):
-                work_e, released_e, more = await self._round(evaluation_round(number), value)
-                evaluated = self._read(work_e, released_e)
-                metrics |= read_evaluation(evaluated.mean, evaluation_layout(job.plan, job.evaluation.bins))
-                uploaded = {o: uploaded.get(o, 0) + released_e.uploaded.get(o, 0) for o in self.cohort}
-                attempts += more - 1
-            result = self._result(work, released, mean, number, metrics, uploaded, time.time() - began, attempts)
             await self._keep(result, value)
 
     async def _aggregate(self) -> None:

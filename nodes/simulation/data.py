@@ -98,10 +98,10 @@ def arrays(tensors: Tensors) -> dict[str, Array]:
     """Tensors as the arrays that a node would read from its disk. Raises `BadInput`."""
     found: dict[str, Array] = {}
     for name, tensor in tensors.items():
-        array = np.ascontiguousarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
+        array = np.asarray(tensor.detach().cpu().numpy() if hasattr(tensor, "detach") else tensor)
         if array.ndim == 0 or array.dtype.kind not in "fiub":
             raise BadInput(f"tensor {name!r} must be an array of numbers with rows first")
-        found[name] = array
+        found[name] = np.ascontiguousarray(array)
     return found
 
 

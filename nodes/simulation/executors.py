@@ -46,32 +46,33 @@ def batch_size(owners: int, workers: int) -> int:
     return max(1, min(LARGEST_BATCH, -(-owners // (4 * workers))))
 
 
-def open_executor(where: str, workers: int | None, owners: Owners) -> AbstractContextManager[Executor]:
-    """The executor called `where`, for as long as the block lasts.
-
-    "auto": Ray where this process is connected to it already; else processes, or threads for few owners, or for data
-    whose function cannot travel to a process. Raises `BadInput`, and `Unavailable` where Ray is not."""
-    if workers is not None and workers < 1:
-        raise BadInput(f"workers={workers}: at least one, or None for one a core")
+def choose(where: str, owners: Owners) -> str:
+    """What "auto" stands for: Ray where this process is connected to it already; else processes, or threads for few
+    owners, or for data whose function cannot travel to a process. Raises `BadInput` for what is no executor."""
     if where == "auto":
         ray = sys.modules.get("ray")
-        few = len(owners.names) <= FEW_OWNERS
-        connected = ray is not None and ray.is_initialized()
-        where = "ray" if connected else "processes" if not few and travels(owners) else "threads"
-    if where == "ray" or where.startswith("ray://"):
-        from smpc_fl.nodes.simulation.on_ray import on_ray
-
-        return on_ray(None if where == "ray" else where, workers)
-    if where == "threads":
-        return _threads(workers or cores())
-    if where != "processes":
+        if ray is not None and ray.is_initialized():
+            return "ray"
+        return "processes" if len(owners.names) > FEW_OWNERS and travels(owners) else "threads"
+    if where not in ("threads", "processes", "ray") and not where.startswith("ray://"):
         raise BadInput(f'executor {where!r}: one of "auto", "threads", "processes", "ray", "ray://HOST:PORT"')
-    if not travels(owners):
+    if where == "processes" and not travels(owners):
         raise BadInput(
             "the function that makes an owner's tensors cannot travel to another process: define it at the top level of a "
             'module or script, or use executor="threads"'
         )
-    return _processes(workers or cores())
+    return where
+
+
+def open_executor(where: str, workers: int | None) -> AbstractContextManager[Executor]:
+    """The executor that was chosen, for as long as the block lasts. Raises `Unavailable` where Ray is not."""
+    if where == "threads":
+        return _threads(workers or cores())
+    if where == "processes":
+        return _processes(workers or cores())
+    from smpc_fl.nodes.simulation.on_ray import on_ray
+
+    return on_ray(None if where == "ray" else where, workers)
 
 
 def cores() -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -19,13 +20,13 @@ from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, St
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.update import Aggregate, disassemble
 from smpc_fl.nodes.simulation.data import Make, Owners, Tensors, read_owners
-from smpc_fl.nodes.simulation.executors import Executor, open_executor
+from smpc_fl.nodes.simulation.executors import Executor, choose, open_executor
 from smpc_fl.nodes.simulation.federation import Federation, make_federation
 from smpc_fl.nodes.simulation.round import FOREVER, run_round
 from smpc_fl.nodes.training_job import training_job
 from smpc_fl.nodes.training_run import Run
 from smpc_fl.protocols.coordinator import Released, RoundPlan
-from smpc_fl.protocols.course import Ask, Trained, training_round
+from smpc_fl.protocols.course import Ask, TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers
 from smpc_fl.protocols.messages import RoundResult, RunState
 from smpc_fl.protocols.work import Work, work_of
@@ -88,6 +89,8 @@ def simulate(
     Raises `BadInput`, `CohortTooSmall`; rounds raise what they would raise between processes."""
     if aggregators < 2:
         raise BadInput(f"{aggregators} aggregators: secret sharing needs at least two that do not collude")
+    if workers is not None and workers < 1:
+        raise BadInput(f"workers={workers}: at least one, or None for one a core")
     read = read_owners(owners)
     if len(read.names) < k_min:
         raise CohortTooSmall(f"{len(read.names)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
@@ -122,7 +125,7 @@ class Simulation:
         self.state = RunState(self.id, "waiting", 0)
         self._job, self._data = job, encode_job(job)
         self._owners, self._model, self._k_min = owners, model, k_min
-        self._executor = (executor, workers)
+        self._executor, self._workers = choose(executor, owners), workers
         self._progress = progress
         self._history: list[dict[str, float]] = []
         self._cancelled = False
@@ -147,7 +150,7 @@ class Simulation:
             return
         stopper = Stopper(self._job.stop)
         try:
-            with open_executor(*self._executor, self._owners) as executor:
+            with open_executor(self._executor, self._workers) as executor:
                 while len(self._history) < self._job.rounds and stopper.should_stop(self._history) is None:
                     if self._cancelled:
                         raise RunFailed(f"cancelled after {len(self._history)} rounds")
@@ -163,21 +166,16 @@ class Simulation:
 
     def _round(self, executor: Executor) -> tuple[RoundResult, bytes]:
         number, began = len(self._history) + 1, time.monotonic()
-        uploaded: dict[str, int] = {}
-        released: list[Released] = []
-        steps = training_round(self._job, number, self._model)
-        ask, trained = next(steps), None
-        while trained is None:
-            released.append(self._released(ask, executor, number, began))
-            for owner, count in released[-1].uploaded.items():
-                uploaded[owner] = uploaded.get(owner, 0) + count
-            try:
-                ask = steps.send(self._read(ask.work, released[-1]))
-            except StopIteration as end:
-                trained = end.value
-        self._model = trained.model
-        self._history.append(trained.metrics)
-        return self._result(trained, released[0], number, uploaded, time.monotonic() - began), trained.model.tobytes()
+        course = TrainingRound(self._job, number, self._model)
+        uploaded: Counter[str] = Counter()
+        releases: list[Released] = []
+        while (ask := course.ask) is not None:
+            releases.append(self._released(ask, executor, number, began))
+            course.take(self._read(ask.work, releases[-1]))
+            uploaded.update(releases[-1].uploaded)
+        self._model = course.model
+        self._history.append(course.metrics)
+        return self._result(course, releases[0], dict(uploaded), time.monotonic() - began), self._model.tobytes()
 
     def _released(self, ask: Ask, executor: Executor, number: int, began: float) -> Released:
         done = 0
@@ -220,20 +218,20 @@ class Simulation:
         return disassemble(self._numbers(work).fixed_point.decode(released.total), work.layout)
 
     def _result(
-        self, trained: Trained, released: Released, number: int, uploaded: dict[str, int], seconds: float
+        self, course: TrainingRound, released: Released, uploaded: dict[str, int], seconds: float
     ) -> RoundResult:
-        included = [entry.owner for entry in released.agreed]
+        assert course.trained is not None
         numbers = self._numbers(work_of(self._job, "train"))
         return RoundResult(
             run=self.id,
-            number=number,
-            metrics=trained.metrics,
+            number=course.number,
+            metrics=course.metrics,
             seconds=seconds,
             uploaded=uploaded,
-            included=included,
+            included=[entry.owner for entry in released.agreed],
             missing={owner: str(error) for owner, error in released.refusals.items()},
-            total_weight=trained.mean.total_weight,
-            clipped=trained.mean.clipped,
+            total_weight=course.trained.total_weight,
+            clipped=course.trained.clipped,
             worst_error=numbers.worst_error,
             attempts=1,
             ring_bits=numbers.ring_bits,
