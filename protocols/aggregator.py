@@ -415,7 +415,7 @@ class AggregatorRound:
     def _channel(self, owner: str, message: SeedReport | VectorReport, id_: bytes) -> Channel:
         assert self._prekey is not None
         return Channel(
-            own_private=self._prekey.private,
+            own=self._prekey,
             peer_public=message.ephemeral,
             sender=self.party.key_of(owner, "owner"),
             receiver=self.party.identity.public,
@@ -541,7 +541,7 @@ class AggregatorRound:
         of, n = ring(manifest.ring_bits), manifest.dimension
         ephemeral = KeyPair.generate(self._entropy)
         channel = Channel(
-            own_private=ephemeral.private,
+            own=ephemeral,
             peer_public=manifest.coordinator_key,
             sender=self.party.identity.public,
             receiver=self.party.key_of(self.coordinator, "coordinator"),

@@ -376,7 +376,7 @@ class CoordinatorRound:
         if message.set_hash != choice or not isinstance(attachment, bytes | bytearray | memoryview):
             raise MalformedMessage("a partial sum over another set, or none at all", peer=sender, phase="release")
         channel = Channel(
-            own_private=self._key.private,
+            own=self._key,
             peer_public=message.ephemeral,
             sender=self.party.key_of(sender, "aggregator"),
             receiver=self.party.identity.public,

@@ -8,12 +8,12 @@ All of these keys are erased at close, which is what makes the traffic unreadabl
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 from smpc_fl.errors import DecryptionFailed, MalformedMessage
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.prg import SEED_SIZE
-from smpc_fl.sealing import channel_key, open_small, seal_small
-from smpc_fl.secret import Secret
+from smpc_fl.sealing import Agreement, KeyPair, is_low_order, open_small, seal_small
 from smpc_fl.shares import BLINDER_SIZE
 
 
@@ -21,31 +21,28 @@ def check_key(public: bytes, of: str) -> None:
     """Raises `MalformedMessage` for a member's X25519 key that nothing may be sealed to (low order).
 
     Checked with the manifest that carries it: found out only when something is to be sealed, it would come too late."""
-    nobody = PublicIdentity(bytes(32))
-    try:
-        channel_key(Secret(bytes(32)), public, sender=nobody, receiver=nobody, manifest_hash=b"", about=b"", kind="")
-    except MalformedMessage:
-        raise MalformedMessage(
-            f"the X25519 key of {of} is of low order: nothing may be sealed to it", peer=of
-        ) from None
+    if is_low_order(public):
+        raise MalformedMessage(f"the X25519 key of {of} is of low order: nothing may be sealed to it", peer=of)
 
 
 @dataclass(frozen=True)
 class Channel:
-    """The keys between two members for one report id (or set hash) `about` of one manifest. `own_private` and
-    `peer_public` are X25519 keys, `sender` and `receiver` the Ed25519 identities that they were signed by."""
+    """The keys between two members for one report id (or set hash) `about` of one manifest. `own` and `peer_public` are
+    X25519 keys, `sender` and `receiver` the Ed25519 identities that they were signed by."""
 
-    own_private: Secret
+    own: KeyPair
     peer_public: bytes
     sender: PublicIdentity
     receiver: PublicIdentity
     manifest_hash: bytes
     about: bytes
 
+    @cached_property
+    def _agreement(self) -> Agreement:
+        return Agreement(self.own, self.peer_public)
+
     def _key(self, kind: str, about: bytes | None = None) -> bytes:
-        return channel_key(
-            self.own_private,
-            self.peer_public,
+        return self._agreement.key(
             sender=self.sender,
             receiver=self.receiver,
             manifest_hash=self.manifest_hash,

@@ -355,7 +355,7 @@ class OwnerRound:
         """Draw this attempt's seeds, blinders and ephemeral key; keep them with the sealed vector; then send the seeds."""
         manifest, to = self._manifest, self._carrier
         of = ring(manifest.ring_bits)
-        ephemeral = KeyPair.generate(self._entropy).private
+        ephemeral = KeyPair.generate(self._entropy)
         key = self._channel(to, ephemeral, b"").vector_key()
         sealer = vectors.VectorSealer(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of)
         context = Context(self.manifest_hash, self.party.id)
@@ -366,15 +366,15 @@ class OwnerRound:
             commitment(blinder, sealer.tags if a == to else shares.seeds[a])
             for a, blinder in zip(self._aggregators, blinders, strict=True)
         ]
-        record = Reporting(dict(shares.seeds), blinders, commitments, ephemeral.reveal(), key)
+        record = Reporting(dict(shares.seeds), blinders, commitments, ephemeral.private.reveal(), key)
         self._sealed = sealer.sealed
         return [self._keep(record, lambda: sealer.sealed), *self._outstanding()]
 
-    def _channel(self, aggregator: str, ephemeral: Secret, about: bytes) -> Channel:
+    def _channel(self, aggregator: str, ephemeral: KeyPair, about: bytes) -> Channel:
         if not self._prekeys:
             self._prekeys = manifests.prekeys(self._manifest, self.party)
         return Channel(
-            own_private=ephemeral,
+            own=ephemeral,
             peer_public=self._prekeys[aggregator],
             sender=self.party.identity.public,
             receiver=self.party.key_of(aggregator, "aggregator"),
@@ -404,16 +404,14 @@ class OwnerRound:
 
     def _seed_report(self, aggregator: str) -> Send:
         report, ephemeral, blinder = self._to(aggregator)
-        sealed = self._channel(aggregator, ephemeral.private, self.report_id).seal_seed(
-            report.seeds[aggregator], blinder
-        )
+        sealed = self._channel(aggregator, ephemeral, self.report_id).seal_seed(report.seeds[aggregator], blinder)
         message = SeedReport(self.manifest_hash, report.commitments, ephemeral.public, sealed)
         return Send(aggregator, self.party.sign(message))
 
     def _vector_report(self) -> Send:
         to = self._carrier
         report, ephemeral, blinder = self._to(to)
-        sealed = self._channel(to, ephemeral.private, self.report_id).seal_blinder(blinder)
+        sealed = self._channel(to, ephemeral, self.report_id).seal_blinder(blinder)
         receipts = [self._receipts[a] for a in sorted(self._receipts)]
         message = VectorReport(self.manifest_hash, report.commitments, ephemeral.public, sealed, receipts)
         piece = vectors.fragment_size(ring(self._manifest.ring_bits))

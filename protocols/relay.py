@@ -13,7 +13,7 @@ from smpc_fl.errors import MalformedMessage, WrongRole
 from smpc_fl.hashing import digest
 from smpc_fl.protocols.messages import Answer, Command, Signed
 from smpc_fl.protocols.party import Party
-from smpc_fl.sealing import KeyPair, channel_key, open_small, seal_small
+from smpc_fl.sealing import Agreement, KeyPair, open_small, seal_small
 
 PHASE = "pointer"
 _KIND = "owner>researcher answer"
@@ -38,9 +38,7 @@ class Asked:
         command = self.command
         if signed.sender != self.owner or (answer.session, answer.sequence) != (command.session, command.sequence):
             raise MalformedMessage("an answer to another command", peer=signed.sender, phase=PHASE)
-        key = channel_key(
-            self.reply.private,
-            answer.ephemeral,
+        key = Agreement(self.reply, answer.ephemeral).key(
             sender=party.key_of(self.owner, "owner"),
             receiver=party.identity.public,
             manifest_hash=_command_hash(self.signed),
@@ -68,9 +66,7 @@ def accept(party: Party, signed: Signed) -> Command:
 def answer(party: Party, signed: Signed, command: Command, response: bytes, entropy: Entropy) -> Signed:
     """The owner's answer, which only the researcher who signed the command can open."""
     ephemeral = KeyPair.generate(entropy)
-    key = channel_key(
-        ephemeral.private,
-        command.reply_key,
+    key = Agreement(ephemeral, command.reply_key).key(
         sender=party.identity.public,
         receiver=party.key_of(signed.sender, "researcher"),
         manifest_hash=_command_hash(signed),

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cached_property
 
 import nacl.bindings
 import nacl.exceptions
@@ -58,31 +59,54 @@ class KeyPair:
         return cls(nacl.bindings.crypto_scalarmult_base(private.reveal()), private)
 
 
-def channel_key(
-    own_private: Secret,
-    peer_public: bytes,
-    *,
-    sender: PublicIdentity,
-    receiver: PublicIdentity,
-    manifest_hash: bytes,
-    about: bytes,
-    kind: str,
-) -> bytes:
-    """The 32-byte key of one message from `sender` to `receiver`; both sides compute it, each with its own private key.
+LOW_ORDER = frozenset(
+    bytes.fromhex(u)
+    for u in (
+        "0000000000000000000000000000000000000000000000000000000000000000",
+        "0100000000000000000000000000000000000000000000000000000000000000",
+        "e0eb7a7c3b41b8ae1656e3faf19fc46ada098deb9c32b1fd866205165f49b800",
+        "5f9c95bca3508c24b1d0b1559c83ef5b04445cc4581c8e86d8224eddd09f1157",
+        "ecffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "edffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+        "eeffffffffffffffffffffffffffffffffffffffffffffffffffffffffffff7f",
+    )
+)
+"""The public keys whose shared point is zero with every private key: 0, 1, two points of order 8, p - 1, p and p + 1, as
+libsodium lists them (crypto_scalarmult_curve25519). The top bit of a key is not read (RFC 7748, section 5)."""
 
-    `about`: a report id or another id; `kind`: direction and message type. Raises `MalformedMessage` for a peer key of
-    the wrong size or of low order, whose shared point everybody knows (the all-zero check of RFC 7748, section 6.1)."""
-    own = KeyPair.from_private(own_private)
-    if len(peer_public) != KEY_SIZE:
-        raise MalformedMessage(f"an X25519 key has {KEY_SIZE} bytes, not {len(peer_public)}")
-    try:
-        shared = nacl.bindings.crypto_scalarmult(own_private.reveal(), peer_public)
-    except nacl.exceptions.RuntimeError:
-        raise MalformedMessage("a peer's X25519 key is of low order: nothing may be sealed to it") from None
-    # Sorted, because the two sides know only which key is their own; sender and receiver give the direction.
-    low, high = sorted((own.public, peer_public))
-    context = (sender.key, receiver.key, low, high, manifest_hash, about, kind.encode())
-    return derive_key("smpc-fl/1 channel", shared, *context)
+
+def is_low_order(public: bytes) -> bool:
+    """Whether everybody knows the shared point that this key leads to."""
+    return public[:-1] + bytes([public[-1] & 0x7F]) in LOW_ORDER
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """X25519 between a pair of our own and a peer's public key. The shared point is computed once, for all keys of it."""
+
+    own: KeyPair
+    peer: bytes
+
+    def key(
+        self, *, sender: PublicIdentity, receiver: PublicIdentity, manifest_hash: bytes, about: bytes, kind: str
+    ) -> bytes:
+        """The 32-byte key of one message from `sender` to `receiver`; both sides compute it, each with its own pair.
+
+        `about`: a report id or another id; `kind`: direction and message type. Raises `MalformedMessage` for a peer key
+        of the wrong size or of low order, whose shared point everybody knows (RFC 7748, section 6.1)."""
+        # Sorted, because the two sides know only which key is their own; sender and receiver give the direction.
+        low, high = sorted((self.own.public, self.peer))
+        context = (sender.key, receiver.key, low, high, manifest_hash, about, kind.encode())
+        return derive_key("smpc-fl/1 channel", self._shared, *context)
+
+    @cached_property
+    def _shared(self) -> bytes:
+        if len(self.peer) != KEY_SIZE:
+            raise MalformedMessage(f"an X25519 key has {KEY_SIZE} bytes, not {len(self.peer)}")
+        try:
+            return nacl.bindings.crypto_scalarmult(self.own.private.reveal(), self.peer)
+        except nacl.exceptions.RuntimeError:
+            raise MalformedMessage("a peer's X25519 key is of low order: nothing may be sealed to it") from None
 
 
 def seal_small(key: bytes, plaintext: bytes) -> bytes:

@@ -32,7 +32,7 @@ def carried(rig: Rig, aggregator: str) -> Iterator[tuple[str, RingArray]]:
         report = event.message
         if isinstance(report, VectorReport) and report.manifest_hash == hash_:
             channel = Channel(
-                Secret(prepared.private), report.ephemeral, rig.parties[event.sender].identity.public,
+                KeyPair.from_private(Secret(prepared.private)), report.ephemeral, rig.parties[event.sender].identity.public,
                 rig.parties[aggregator].identity.public, hash_, b"",
             )  # fmt: skip
             sealed = vectors.stream(channel.vector_key(), hash_, of, n)
@@ -48,7 +48,7 @@ def partial_sums(rig: Rig) -> dict[str, RingArray]:
         message = event.message
         if isinstance(message, PartialSum) and message.manifest_hash == hash_:
             channel = Channel(
-                Secret(opened.private), message.ephemeral, rig.parties[event.sender].identity.public,
+                KeyPair.from_private(Secret(opened.private)), message.ephemeral, rig.parties[event.sender].identity.public,
                 rig.parties[COORDINATOR].identity.public, hash_, message.set_hash,
             )  # fmt: skip
             sealed = vectors.stream(channel.partial_key(), hash_, of, n)

@@ -18,8 +18,8 @@ OWNER, AGGREGATOR, OTHER = (Identity.generate(DRAW).public for _ in range(3))
 EPHEMERAL, PREKEY = KeyPair.generate(DRAW), KeyPair.generate(DRAW)
 MANIFEST, ABOUT = b"m" * 32, b"a" * 32
 SEED, BLINDER = b"s" * 32, b"b" * 32
-HERE = Channel(EPHEMERAL.private, PREKEY.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
-THERE = Channel(PREKEY.private, EPHEMERAL.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
+HERE = Channel(EPHEMERAL, PREKEY.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
+THERE = Channel(PREKEY, EPHEMERAL.public, OWNER, AGGREGATOR, MANIFEST, ABOUT)
 
 ELSEWHERE = {
     "another sender": replace(THERE, sender=OTHER),
@@ -27,7 +27,7 @@ ELSEWHERE = {
     "the other direction": replace(THERE, sender=AGGREGATOR, receiver=OWNER),
     "another manifest": replace(THERE, manifest_hash=ABOUT),
     "another report": replace(THERE, about=MANIFEST),
-    "another prekey": replace(THERE, own_private=Secret(b"k" * 32)),
+    "another prekey": replace(THERE, own=KeyPair.from_private(Secret(b"k" * 32))),
     "another ephemeral key": replace(THERE, peer_public=PREKEY.public),
 }
 
