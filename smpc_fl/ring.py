@@ -63,10 +63,6 @@ class Ring:
         return self.bits not in (32, 64)
 
     @property
-    def modulus(self) -> int:
-        return 1 << self.bits
-
-    @property
     def largest(self) -> int:
         """2^(bits-1) - 1: a sum whose absolute value is at most this is read back as it was."""
         return (1 << (self.bits - 1)) - 1
@@ -80,12 +76,6 @@ class Ring:
         self.check(acc, other.size)
         self.check(other)
         np.add(acc, other, out=acc)
-
-    def subtract_from(self, acc: RingArray, other: RingArray) -> None:
-        """acc <- acc - other, in place. Raises `ShapeMismatch`."""
-        self.check(acc, other.size)
-        self.check(other)
-        np.subtract(acc, other, out=acc)
 
     def to_signed(self, a: RingArray) -> npt.NDArray[np.int64]:
         """The elements as signed numbers, in a new array."""
@@ -135,19 +125,14 @@ class Ring:
             yield words[start : start + BLOCK], data[number * step : (number + 1) * step]
 
     def from_bytes(self, buffer: Buffer, n: int) -> RingArray:
-        """The n words that `to_bytes` wrote: a view of `buffer`, writable if that is. Raises `MalformedMessage`."""
+        """The n words whose bytes (`as_buffer`) these are: a view of `buffer`, writable if that is. Raises `MalformedMessage`."""
         size = memoryview(buffer).nbytes
         if size != n * self.itemsize:
             raise MalformedMessage(f"a vector of {n} words of {8 * self.itemsize} bits is not {size} bytes long")
         return np.frombuffer(buffer, self.dtype)
 
-    def to_bytes(self, a: RingArray) -> bytes:
-        """The words one after the other, little-endian."""
-        self.check(a)
-        return a.tobytes()
-
     def as_buffer(self, a: RingArray) -> memoryview:
-        """The same bytes as `to_bytes`, without a copy. Raises `ShapeMismatch` unless `a` is contiguous."""
+        """The words one after the other, little-endian, without a copy. Raises `ShapeMismatch` unless `a` is contiguous."""
         self.check(a)
         if not a.flags.c_contiguous:
             raise ShapeMismatch("a strided vector has no buffer of its own: copy it first")

@@ -17,8 +17,8 @@ EVERY = range(8, 65)
 @st.composite
 def pairs(draw: st.DrawFn) -> tuple[Ring, list[int], list[int]]:
     chosen = draw(RINGS)
-    edges = st.sampled_from([0, 1, chosen.largest, chosen.largest + 1, chosen.modulus - 1])
-    element = st.one_of(edges, st.integers(0, chosen.modulus - 1))
+    edges = st.sampled_from([0, 1, chosen.largest, chosen.largest + 1, 2**chosen.bits - 1])
+    element = st.one_of(edges, st.integers(0, 2**chosen.bits - 1))
     n = draw(st.integers(0, 12))
     some = st.lists(element, min_size=n, max_size=n)
     return chosen, draw(some), draw(some)
@@ -33,26 +33,22 @@ def test_arithmetic_is_that_of_integers_modulo(case: tuple[Ring, list[int], list
     chosen, left, right = case
     a, b = vector(chosen, left), vector(chosen, right)
     chosen.add_into(a, b)
-    assert elements(chosen, a) == [(x + y) % chosen.modulus for x, y in zip(left, right, strict=True)]
-    chosen.subtract_from(a, b)
-    assert elements(chosen, a) == left
+    assert elements(chosen, a) == [(x + y) % 2**chosen.bits for x, y in zip(left, right, strict=True)]
     assert elements(chosen, b) == right
-    chosen.subtract_from(a, b)
-    assert elements(chosen, a) == [(x - y) % chosen.modulus for x, y in zip(left, right, strict=True)]
 
 
 def elements(chosen: Ring, words: RingArray) -> list[int]:
     """The elements of Z_2^b that stand in the words, whatever is above their b bits."""
-    return [int(word) % chosen.modulus for word in words]
+    return [int(word) % 2**chosen.bits for word in words]
 
 
 @given(pairs())
 def test_signed_reading_is_twos_complement(case: tuple[Ring, list[int], list[int]]) -> None:
     chosen, values, _ = case
     words = vector(chosen, values)
-    expected = [x if x <= chosen.largest else x - chosen.modulus for x in values]
+    expected = [x if x <= chosen.largest else x - 2**chosen.bits for x in values]
     if chosen.packed:
-        words |= chosen.dtype.type(chosen.modulus)  # what arithmetic may leave above
+        words |= chosen.dtype.type(2**chosen.bits)  # what arithmetic may leave above
     before = words.tolist()
     signed = chosen.to_signed(words)
     assert signed.dtype == np.int64
@@ -65,9 +61,8 @@ def test_signed_reading_is_twos_complement(case: tuple[Ring, list[int], list[int
 def test_bytes_are_little_endian_words(case: tuple[Ring, list[int], list[int]]) -> None:
     chosen, values, _ = case
     array = vector(chosen, values)
-    data = chosen.to_bytes(array)
-    assert data == b"".join(x.to_bytes(chosen.itemsize, "little") for x in values)
-    assert bytes(chosen.as_buffer(array)) == data
+    data = chosen.as_buffer(array)
+    assert bytes(data) == b"".join(x.to_bytes(chosen.itemsize, "little") for x in values)
     assert chosen.from_bytes(data, len(values)).tolist() == values
 
 
@@ -77,7 +72,6 @@ def test_properties() -> None:
     assert [bits for bits in EVERY if not Ring(bits).packed] == [32, 64]
     assert Ring(23).largest == 2**22 - 1
     assert (RING32.itemsize, RING64.itemsize) == (4, 8)
-    assert (RING32.modulus, RING64.modulus) == (2**32, 2**64)
     assert (RING32.largest, RING64.largest) == (2**31 - 1, 2**63 - 1)
     assert (RING32.dtype, RING64.dtype) == (np.dtype("<u4"), np.dtype("<u8"))
     assert RING64.zeros(3).tolist() == [0, 0, 0]
@@ -109,13 +103,12 @@ def test_wrong_length_of_bytes(size: int, n: int) -> None:
 def test_wrong_vectors_are_refused_before_anything_changes() -> None:
     acc = RING32.zeros(2)
     for other in (RING32.zeros(1), RING64.zeros(2), np.zeros((2, 1), "<u4"), np.zeros(2, "<i4"), np.zeros(2, ">u4")):
-        for operation in (RING32.add_into, RING32.subtract_from):
-            with pytest.raises(ShapeMismatch):
-                operation(acc, other)
+        with pytest.raises(ShapeMismatch):
+            RING32.add_into(acc, other)
     with pytest.raises(ShapeMismatch):
         RING64.to_signed(acc)
     with pytest.raises(ShapeMismatch):
-        RING64.to_bytes(acc)
+        RING64.as_buffer(acc)
     with pytest.raises(ShapeMismatch, match="strided"):
         RING32.as_buffer(RING32.zeros(4)[::2])
     assert acc.tolist() == [0, 0]
@@ -171,7 +164,7 @@ def test_what_is_packed_comes_back_without_what_was_above(bits: int, n: int, see
     words = random_words(chosen, n, seed)
     data = packed(chosen, words)
     assert len(data) == n * (bits // 8) + -(-n // 8) * (bits % 8) < n * bits / 8 + 8
-    assert np.array_equal(unpacked(chosen, data, n), words & chosen.dtype.type(chosen.modulus - 1))
+    assert np.array_equal(unpacked(chosen, data, n), words & chosen.dtype.type(2**chosen.bits - 1))
 
 
 @pytest.mark.parametrize("bits", EVERY)
@@ -181,7 +174,7 @@ def test_all_bits_at_all_small_sizes_are_as_defined(bits: int) -> None:
         words = random_words(chosen, n, n)
         data = packed(chosen, words)
         assert data == as_defined(chosen, words.tolist())
-        assert np.array_equal(unpacked(chosen, data, n), words & chosen.dtype.type(chosen.modulus - 1))
+        assert np.array_equal(unpacked(chosen, data, n), words & chosen.dtype.type(2**chosen.bits - 1))
 
 
 @pytest.mark.parametrize("bits", [8, 11, 16, 23, 31, 32, 41, 63, 64])
