@@ -12,6 +12,7 @@ from opened import carried, elements
 from rig import KEY, Rig, aggregator_at, arriving, refusal, told
 
 from smpc_fl.errors import DecryptionFailed, Equivocation, MalformedMessage, ReportTooLate, SmpcError
+from smpc_fl.protocols import vectors
 from smpc_fl.protocols.aggregator import State
 from smpc_fl.protocols.commands import Command, Persist, Received
 from smpc_fl.protocols.messages import (
@@ -21,6 +22,7 @@ from smpc_fl.protocols.messages import (
 )
 from smpc_fl.protocols.records import VectorAdded
 from smpc_fl.protocols.simulate import COORDINATOR
+from smpc_fl.protocols.vectors import VectorSealer
 from smpc_fl.ring import RING32, RingArray
 
 ME = "aggregator-0"
@@ -100,6 +102,20 @@ def test_what_came_for_another_report_is_not_taken() -> None:
     blinded = msgspec.structs.replace(report, sealed=b"x" * len(report.sealed))
     assert type(refusal(rig.tell(ME, event.sender, blinded, opener))) is DecryptionFailed
     assert rig.aggregator()._sum is None
+
+
+def test_another_vector_under_the_same_report_is_not_taken() -> None:
+    """The owner has all keys, so what it seals opens; but its tags are not those that it has committed to."""
+    rig, event, report, sealed = arriving()
+    own = rig.owner(event.sender)._report
+    assert own is not None
+    sealer = VectorSealer(vectors.stream(own.vector_key, report.manifest_hash, RING32, 4), RING32)
+    sealer(np.ones(4, "<u4"))
+    error = refusal(rig.tell(ME, event.sender, report, sealer.sealed))
+    assert type(error) is DecryptionFailed
+    assert "does not match its commitment" in error.message
+    assert rig.aggregator()._sum is None
+    assert type(kept(rig.tell(ME, event.sender, report, sealed))[0]) is VectorAdded
 
 
 def changed(report: VectorReport, **fields: Any) -> VectorReport:
