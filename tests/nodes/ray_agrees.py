@@ -14,6 +14,7 @@ import numpy as np
 from sample_federation import FEATURES, linear_plan
 
 import smpc_fl as sf
+from smpc_fl.nodes.simulation.run import Progress
 
 
 def made(number: int) -> dict[str, object]:
@@ -25,10 +26,12 @@ def made(number: int) -> dict[str, object]:
 
 
 def main() -> None:
-    plan, told = linear_plan(), []
-    options = {"rounds": 2, "seed": 5, "evaluation": sf.Evaluation(fraction=0.3)}
-    on_ray = sf.simulate(plan, (40, made), executor="ray", workers=2, progress=told.append, **options).wait()  # type: ignore[arg-type]
-    on_threads = sf.simulate(plan, (40, made), executor="threads", **options).wait()  # type: ignore[arg-type]
+    plan, evaluation = linear_plan(), sf.Evaluation(fraction=0.3)
+    told: list[Progress] = []
+    on_ray = sf.simulate(
+        plan, (40, made), rounds=2, seed=5, evaluation=evaluation, executor="ray", workers=2, progress=told.append
+    ).wait()  # fmt: skip
+    on_threads = sf.simulate(plan, (40, made), rounds=2, seed=5, evaluation=evaluation, executor="threads").wait()
     print(
         json.dumps(
             {

@@ -43,7 +43,7 @@ def test_a_cluster_that_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch
         raise ConnectionError("ray client connection timeout")
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: False, init=init))
-    with pytest.raises(Unavailable, match="ray://127.0.0.1:1 does not answer"), on_ray("ray://127.0.0.1:1", None):
+    with pytest.raises(Unavailable, match=r"ray://127\.0\.0\.1:1 does not answer"), on_ray("ray://127.0.0.1:1", None):
         pass
 
 
