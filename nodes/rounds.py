@@ -89,6 +89,7 @@ class RoundShell:
         self._deciding = asyncio.Lock()
         self._acting = asyncio.Lock()
         self._decided: list[Command] = []
+        self._unsaid: list[tuple[str, bytes]] = []
         self._timers: set[asyncio.TimerHandle] = set()
         self._tasks: set[asyncio.Task[None]] = set()
         self._closed = False
@@ -134,12 +135,9 @@ class RoundShell:
                 await self._start_over(error)
 
     async def _carry_out(self, segment: _Segment) -> None:
-        if segment.records:
-            await self.journal.append_all(self.stream, segment.records, segment.bulk)
+        await self._make_durable(segment)
         for command in segment.others:
             match command:
-                case EraseSecrets():
-                    await self.journal.erase(self.stream, set(SECRET))
                 case Send():
                     # Not awaited: one slow peer must hold up nobody else. A link keeps the order of its own messages.
                     self._spawn(self._deliver(command))
@@ -151,10 +149,21 @@ class RoundShell:
                 case Finished(outcome=outcome):
                     await self.finished(outcome)
 
+    async def _make_durable(self, segment: _Segment) -> None:
+        records, self._unsaid = self._unsaid + segment.records, []
+        if segment.erases:
+            records = [record for record in records if record[0] not in SECRET]
+            await self.journal.erase(self.stream, set(SECRET), records=records)
+        elif not segment.speaks and segment.bulk is None:
+            # Nobody hears of it yet: it is written with what is said next. A crash before that is one before the event.
+            self._unsaid = records
+        elif records:
+            await self.journal.append_all(self.stream, records, segment.bulk)
+
     async def _start_over(self, error: Unavailable) -> None:
         log.error("journal failed", stream=self.stream, error=error.code)
         async with self._deciding:
-            self._decided = []
+            self._decided, self._unsaid = [], []
             self.machine = await asyncio.to_thread(self._rebuilt)
         self._wake_at(time.time() + 1.0, Start())
 
@@ -203,7 +212,12 @@ class _Segment:
 
     records: list[tuple[str, bytes]] = field(default_factory=list)
     bulk: Buffer | None = None
+    erases: bool = False
     others: list[Command] = field(default_factory=list)
+
+    @property
+    def speaks(self) -> bool:
+        return any(isinstance(command, Send | Finished) for command in self.others)
 
 
 def _segments(commands: Sequence[Command]) -> list[_Segment]:
@@ -213,16 +227,17 @@ def _segments(commands: Sequence[Command]) -> list[_Segment]:
     found = [_Segment()]
     newest: Callable[[], Buffer] | None = None
     for command in commands:
-        if isinstance(command, Persist):
-            found[-1].records.append((type(command.record).__name__, encode(command.record)))
-            newest = command.bulk or newest
-        else:
-            found[-1].others.append(command)
-        if isinstance(command, EraseSecrets):
-            # The secrets that were to be written before they are erased: they need not be written at all.
-            found[-1].records = [record for record in found[-1].records if record[0] not in SECRET]
-            newest = None
-            found.append(_Segment())
+        segment = found[-1]
+        match command:
+            case Persist(record=record, bulk=bulk):
+                segment.records.append((type(record).__name__, encode(record)))
+                newest = bulk or newest
+            case EraseSecrets():
+                # Secrets that were to be written before they are erased need not be written at all.
+                segment.erases, newest = True, None
+                found.append(_Segment())
+            case _:
+                segment.others.append(command)
     found[-1].bulk = newest() if newest is not None else None
     return found
 

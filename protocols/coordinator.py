@@ -331,7 +331,7 @@ class CoordinatorRound:
             match message:
                 case Reported(manifest_hash=hash_, uploaded=uploaded) if hash_ == self.manifest_hash:
                     self.reported[sender] = uploaded
-                case Refusal(about=hash_) if self.manifest is not None and hash_ == self.manifest_hash:
+                case Refusal(about=hash_) if self.manifest is not None and self._is_news(sender, hash_):
                     self.refusals[sender] = from_code(message.code, message.text, peer=sender, phase=message.phase)
             return []
         if sender not in self.plan.aggregators:
@@ -358,6 +358,10 @@ class CoordinatorRound:
             return []
         known[sender] = signed
         return self._to_all(Votes(self.manifest_hash, [signed])) if self.manifest else []
+
+    def _is_news(self, owner: str, about: bytes) -> bool:
+        """Whether a refusal counts: an owner that has reported may be refused when it reports again after a crash."""
+        return about == self.manifest_hash and owner not in self.reported
 
     def _is_this(self, message: Prekey | AttemptAborted) -> bool:
         plan = self.plan

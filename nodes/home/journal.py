@@ -94,11 +94,21 @@ class Journal:
         rows = [(stream, kind, data) for kind, data in records]
         await self._change(lambda db: _insert(db, rows), bulk=None if bulk is None else (stream, bulk))
 
-    async def erase(self, stream: str, kinds: Collection[str] | None = None, bulk: bool = True) -> None:
-        """Remove a stream's records (of these kinds only, if given), and its bulk, from the file and its log.
+    async def erase(
+        self,
+        stream: str,
+        kinds: Collection[str] | None = None,
+        bulk: bool = True,
+        *,
+        records: Sequence[tuple[str, bytes]] = (),
+    ) -> None:
+        """Remove a stream's records (of these kinds only, if given), and its bulk, from the file and its log; add
+        `records` to its end in the same commit.
 
         Of a bulk, the key is overwritten: nothing else opens the sealed bytes, which therefore stay in their file until
         it serves again. Raises `Unavailable`."""
+
+        rows = [(stream, kind, data) for kind, data in records]
 
         def work(db: sqlite3.Connection) -> None:
             if kinds is None:
@@ -108,6 +118,7 @@ class Journal:
                 db.executemany("DELETE FROM records WHERE stream = ? AND kind = ?", pairs)
             if bulk:
                 db.execute("DELETE FROM bulk WHERE stream = ?", (stream,))
+            _insert(db, rows)
 
         await self._change(work, erases=True)
 
