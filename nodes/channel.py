@@ -224,7 +224,7 @@ class Channel:
 
     # --- receiving ---
 
-    async def _on_message(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
+    async def _on_message(self, link: Link, signed: Signed, attachment: memoryview | None) -> None:
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         match message:
             case RosterOffer(roster=roster):

@@ -109,7 +109,7 @@ class Node:
         """Everything that comes over one authenticated link, until it closes."""
         counted = link.bytes_received
 
-        async def incoming(link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
+        async def incoming(link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
             nonlocal counted
             self.metrics.received(link.role, link.bytes_received - counted)
             counted = link.bytes_received
@@ -125,7 +125,7 @@ class Node:
         """Where a long attachment goes (`net.attachment.Accept`); None: into memory."""
         return None
 
-    async def _incoming(self, link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
+    async def _incoming(self, link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
         try:
             message = self._verified(link, signed)
         except SmpcError:

@@ -10,6 +10,8 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from typing import Protocol
 
+import numpy as np
+
 from smpc_fl.errors import MalformedMessage, SmpcError, Unavailable
 from smpc_fl.nodes.net.framing import INLINE
 from smpc_fl.protocols.messages import Signed
@@ -44,16 +46,15 @@ class Attachment:
 
     Its sink is abandoned, or taken out by `finish`, never both."""
 
-    def __init__(self, signed: Signed, size: int, stall: float) -> None:
+    def __init__(self, signed: Signed, size: int) -> None:
         self.signed = signed
         self.size = size
         self.patience: float | None = None
         self.admission: asyncio.Task[None] | None = None
         self.let_in = False
         self.refused: Exception | None = None
-        self._stall = stall
         self._sink: Sink | None = None
-        self._collected = bytearray()
+        self._collected = memoryview(b"")
         self._taken = self._marked = 0
         self._over = False
 
@@ -64,35 +65,33 @@ class Attachment:
             return
         self._sink, self.let_in = sink, True
         if sink is None:
-            self._collected = bytearray(self.size)
+            # Not a bytearray: that is cleared before it is filled, and NumPy asks the system for large pages.
+            self._collected = np.empty(self.size, np.uint8).data
 
-    def progress(self) -> None:
-        self.patience = self._stall
-
-    def take(self, piece: bytes) -> None:
-        """The next bytes. Raises `MalformedMessage`, and what is no `SmpcError` out of the sink."""
+    def take(self, piece: bytes) -> bool:
+        """The next bytes. Whether with them it has gone on: a byte now and then does not count. Raises
+        `MalformedMessage`, and what is no `SmpcError` out of the sink."""
         begin, self._taken = self._taken, self._taken + len(piece)
         if self._taken > self.size:
             raise MalformedMessage("an attachment is longer than it said")
-        if self._taken - self._marked >= INLINE:
-            # A byte now and then is no progress.
-            self._marked = self._taken
-            self.progress()
-        if self._over:
-            return
-        if self._sink is None:
-            self._collected[begin : self._taken] = piece
-            return
-        try:
-            self._sink(memoryview(piece))
-        except SmpcError as error:
-            self.refuse(error)
+        if not self._over:
+            if self._sink is None:
+                self._collected[begin : self._taken] = piece
+            else:
+                try:
+                    self._sink(memoryview(piece))
+                except SmpcError as error:
+                    self.refuse(error)
+        if self._taken - self._marked < INLINE:
+            return False
+        self._marked = self._taken
+        return True
 
     def refuse(self, error: Exception) -> None:
         self.refused = error
         self.abandon()
 
-    def finish(self) -> bytearray | Sink | None:
+    def finish(self) -> memoryview | Sink | None:
         """What was taken, or its sink; None if it was refused. Raises `MalformedMessage`, and `Unavailable` when it was
         abandoned."""
         if self._taken < self.size:

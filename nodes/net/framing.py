@@ -52,7 +52,7 @@ class Incoming(NamedTuple):
 
     signed: Signed
     size: int
-    inline: bytearray | None
+    inline: memoryview | None
 
 
 def message(envelope: bytes, attachment: memoryview) -> bytes:
@@ -108,8 +108,8 @@ async def read_message(first: bytes, more: More, max_envelope: int, max_attachme
         raise MalformedMessage(f"attachments are announced if they are over {INLINE} bytes, and no others")
     end = _LENGTHS.size + envelope_size
     data = memoryview(await _whole(first, more, end if size > INLINE else end + size))
-    signed = decode_signed(bytes(data[_LENGTHS.size : end]))
-    return Incoming(signed, size, bytearray(data[end:]) if 0 < size <= INLINE else None)
+    signed = decode_signed(data[_LENGTHS.size : end])
+    return Incoming(signed, size, data[end:] if 0 < size <= INLINE else None)
 
 
 async def _whole(first: bytes, more: More, size: int) -> bytes | bytearray:

@@ -18,7 +18,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Iterator, Sequence
-from typing import Any, overload
+from typing import overload
 
 from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
@@ -59,8 +59,9 @@ class Link:
         self._sending = asyncio.Lock()
         self._announcing = asyncio.Lock()
         self._reader: asyncio.Task[object] | None = None
+        self._watch: asyncio.Task[None] | None = None
         # What we have announced: the peer's answer to it is waited for. What the peer has announced.
-        self._answer: asyncio.Future[bool] | None = None
+        self._answer: asyncio.Future[Kind | None] | None = None
         self._attachment: Attachment | None = None
         self.refused: Signed | None = None
         # The attachment that was refused, for `receive` to say so; the clock that wakes it when it waits for a message.
@@ -126,20 +127,24 @@ class Link:
             finally:
                 self._answer = None
 
-    async def _deliver(self, answer: asyncio.Future[bool], fragments: Sequence[Buffer]) -> int:
+    async def _deliver(self, answer: asyncio.Future[Kind | None], fragments: Sequence[Buffer]) -> int:
         """What was announced, if the peer wants it; the bytes that it took."""
-        closed = asyncio.ensure_future(self._socket.wait_closed())
-        either: list[asyncio.Future[Any]] = [answer, closed]
+        if self._watch is None:
+            self._watch = asyncio.get_running_loop().create_task(self._until_closed())
         try:
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if not answer.done():
+            said = await answer
+            if said is None:
                 raise self._gone(self._socket.protocol.close_exc)
-            return await self._write(fragments) if answer.result() else 0
+            return await self._write(fragments) if said is Kind.GO else 0
         except asyncio.CancelledError:
             self.abort()  # the peer has our word that it comes
             raise
-        finally:
-            closed.cancel()
+
+    async def _until_closed(self) -> None:
+        """Tells who waits for the peer's answer that none comes, whether or not somebody reads."""
+        await self._socket.wait_closed()
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_result(None)
 
     async def _write(self, fragments: Sequence[Buffer], *, binding: bool = False) -> int:
         """One websocket message; the bytes that it took. `binding`: the connection is of no use to who does not go on."""
@@ -172,16 +177,16 @@ class Link:
     @overload
     async def receive(
         self, accept: None = None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
-    ) -> tuple[Signed, bytearray | None]: ...
+    ) -> tuple[Signed, memoryview | None]: ...
 
     @overload
     async def receive(
         self, accept: Accept | None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
-    ) -> tuple[Signed, bytearray | Sink | None]: ...
+    ) -> tuple[Signed, memoryview | Sink | None]: ...
 
     async def receive(
         self, accept: Accept | None = None, *, max_envelope: int = MAX_ENVELOPE, max_attachment: int | None = None
-    ) -> tuple[Signed, bytearray | Sink | None]:
+    ) -> tuple[Signed, memoryview | Sink | None]:
         """The next message and its attachment, or the sink that took it; None when there is none.
 
         A message with a long attachment comes when that is complete. `accept` is asked in a task of its own whether
@@ -198,40 +203,22 @@ class Link:
                 raise self._refuse(self._refusal)
             if self._end is not None:
                 raise self._gone(self._end)
-            frames = self._fragments()
-            first = await self._next(frames, between=True)
-            if first is not None:
-                received = await self._message(first, frames, accept, max_envelope, most)
-                if received is not None:
-                    return received
+            received = await self._message(accept, max_envelope, most)
+            if received is not None:
+                return received
 
     async def _message(
-        self, first: bytes, frames: AsyncGenerator[bytes, None], accept: Accept | None, max_envelope: int, most: int
-    ) -> tuple[Signed, bytearray | Sink | None] | None:
+        self, accept: Accept | None, max_envelope: int, max_attachment: int
+    ) -> tuple[Signed, memoryview | Sink | None] | None:
         """One websocket message; None if there is nothing to hand on."""
-        empty = 0
-
-        async def more() -> bytes | None:
-            nonlocal empty
-            while (piece := await self._next(frames)) == b"":
-                # One empty fragment ends a message; more of them are only there to keep us busy.
-                empty += 1
-                if empty > 1:
-                    raise MalformedMessage("a message has empty fragments")
-            return piece
-
+        frames, first, attachment = self._fragments(), None, self._attachment
+        clock = asyncio.timeout(None if attachment is None else attachment.patience)
         try:
-            kind = framing.kind_of(first)
-            if kind is Kind.ATTACHMENT:
-                return await self._collect(more)
-            if kind is Kind.GO or kind is Kind.DROP:
-                await self._hear(kind, more)
-                return None
-            incoming = await framing.read_message(first, more, max_envelope, most)
-            if kind is Kind.MESSAGE:
-                return incoming.signed, incoming.inline
-            self._announced(incoming, accept)
-            return None
+            async with clock:
+                self._clock = clock
+                first = await anext(frames)
+                self._clock = None
+                return await self._read(first, frames, clock, accept, max_envelope, max_attachment)
         except MalformedMessage as error:
             error.peer = error.peer or self.peer or None
             if self._end is None:  # otherwise it is websockets that found fault, and has closed
@@ -239,11 +226,53 @@ class Link:
                 await asyncio.gather(self.close("malformed message", code=PROTOCOL_BROKEN), self._drain(frames))
             raise
         except BaseException as error:
-            if not isinstance(error, Unavailable):
+            if clock.expired():
+                await self._woken()
+                return None
+            if first is not None and not isinstance(error, Unavailable):
                 self._end = Unavailable("dropped in the midst of a message")
                 self.abort()
             await frames.aclose()
             raise
+        finally:
+            self._clock = None
+            if attachment is not None:
+                # What is done with messages between two calls is not the peer's time.
+                attachment.patience = _left(clock)
+
+    async def _woken(self) -> None:
+        """The clock has rung: a message was refused, or an attachment does not come. Raises `Unavailable`."""
+        if self._refusal is None:
+            self._end = Unavailable(f"an attachment did not go on for {self.limits.stall:g} s")
+            await self.close("attachment stalled", code=POLICY)
+            raise self._gone(self._end) from None
+
+    async def _read(
+        self, first: bytes, frames: AsyncGenerator[bytes, None], clock: asyncio.Timeout, accept: Accept | None,
+        max_envelope: int, max_attachment: int,
+    ) -> tuple[Signed, memoryview | Sink | None] | None:  # fmt: skip
+        empty = 0
+
+        async def more() -> bytes | None:
+            nonlocal empty
+            while (piece := await anext(frames, None)) == b"":
+                # One empty fragment ends a message; more of them are only there to keep us busy.
+                empty += 1
+                if empty > 1:
+                    raise MalformedMessage("a message has empty fragments")
+            return piece
+
+        kind = framing.kind_of(first)
+        if kind is Kind.ATTACHMENT:
+            return await self._collect(more, clock)
+        if kind is Kind.GO or kind is Kind.DROP:
+            await self._hear(kind, more)
+            return None
+        incoming = await framing.read_message(first, more, max_envelope, max_attachment)
+        if kind is Kind.MESSAGE:
+            return incoming.signed, incoming.inline
+        self._announced(incoming, accept)
+        return None
 
     async def _hear(self, kind: Kind, more: framing.More) -> None:
         """The peer's answer to what we have announced."""
@@ -251,13 +280,13 @@ class Link:
             raise MalformedMessage(f"{kind.name} is one byte")
         if self._answer is None or self._answer.done():
             raise MalformedMessage(f"{kind.name} to nothing that was announced")
-        self._answer.set_result(kind is Kind.GO)
+        self._answer.set_result(kind)
 
     def _announced(self, incoming: Incoming, accept: Accept | None) -> None:
         """Wait for room, in a task of its own."""
         if self._attachment is not None:
             raise MalformedMessage("another attachment is announced while one is outstanding")
-        attachment = self._attachment = Attachment(incoming.signed, incoming.size, self.limits.stall)
+        attachment = self._attachment = Attachment(incoming.signed, incoming.size)
         attachment.admission = asyncio.get_running_loop().create_task(self._admit(attachment, accept))
 
     async def _admit(self, attachment: Attachment, accept: Accept | None) -> None:
@@ -272,7 +301,7 @@ class Link:
         with contextlib.suppress(Unavailable):
             await self._write([bytes([Kind.GO if attachment.let_in else Kind.DROP])])
             if attachment.let_in:
-                attachment.progress()
+                attachment.patience = self.limits.stall
                 self._wake_after(self.limits.stall)
 
     def _wake_after(self, seconds: float) -> None:
@@ -280,12 +309,17 @@ class Link:
         if self._clock is not None:
             self._clock.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    async def _collect(self, more: framing.More) -> tuple[Signed, bytearray | Sink] | None:
+    async def _collect(self, more: framing.More, clock: asyncio.Timeout) -> tuple[Signed, memoryview | Sink] | None:
         attachment = self._attachment
         if attachment is None or not attachment.let_in:
             raise MalformedMessage("an attachment comes unasked")
+        stall, time = self.limits.stall, asyncio.get_running_loop().time
+        clock.reschedule(time() + stall)
         while (piece := await more()) is not None:
-            attachment.take(piece)
+            if (
+                attachment.take(piece) and (_left(clock) or 0.0) < 0.9 * stall
+            ):  # not at every fragment: it has its price
+                clock.reschedule(time() + stall)
         received = attachment.finish()
         self._attachment = None
         if received is None:
@@ -301,29 +335,6 @@ class Link:
             self._end = Unavailable("dropped in the midst of a message")
             self.abort()
         return attachment.refused
-
-    async def _next(self, frames: AsyncGenerator[bytes, None], *, between: bool = False) -> bytes | None:
-        """The next fragment; None at the end of a message. `between` messages it may also be None so that `receive` looks
-        at `_refusal`. Raises `Unavailable` when an attachment that we have room for does not come."""
-        attachment = self._attachment
-        if attachment is None:
-            return await anext(frames, None)
-        clock = asyncio.timeout(attachment.patience)
-        try:
-            async with clock:
-                self._clock = clock if between else None
-                return await anext(frames, None)
-        except TimeoutError:
-            if self._refusal is not None:
-                return None
-            self._end = Unavailable(f"an attachment did not go on for {self.limits.stall:g} s")
-            await self.close("attachment stalled", code=POLICY)
-            raise self._gone(self._end) from None
-        finally:
-            self._clock = None
-            # What we do with messages between two waits is not the peer's time.
-            when = clock.when()
-            attachment.patience = None if when is None else when - asyncio.get_running_loop().time()
 
     async def _fragments(self) -> AsyncGenerator[bytes, None]:
         """The next websocket message, fragment by fragment."""
@@ -377,3 +388,9 @@ class Link:
         """Drop the connection at once, without a goodbye."""
         self._socket.transport.abort()
         self._release()
+
+
+def _left(clock: asyncio.Timeout) -> float | None:
+    """Seconds until it rings."""
+    when = clock.when()
+    return None if when is None else when - asyncio.get_running_loop().time()

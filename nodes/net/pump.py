@@ -14,7 +14,7 @@ from smpc_fl.protocols.messages import Signed
 log = logging.getLogger(__name__)
 
 OnMessage = Callable[[Link, Signed, Any], Awaitable[None]]
-"""Gets each message with its attachment (a bytearray, the sink that took it, or None). The next message waits until it
+"""Gets each message with its attachment (a memoryview, the sink that took it, or None). The next message waits until it
 returns, and so does the peer's ping: work that takes seconds, and anything that waits for the same peer, belongs in a
 task of its own. To send the peer a long attachment is to wait for it."""
 

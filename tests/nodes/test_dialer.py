@@ -51,7 +51,7 @@ class Side:
         finally:
             self.peers.remove(link)
 
-    async def take(self, link: Link, signed: Signed, attachment: bytearray | None) -> None:
+    async def take(self, link: Link, signed: Signed, attachment: memoryview | None) -> None:
         self.inbox.put_nowait((signed, 0 if attachment is None else len(attachment)))
 
 

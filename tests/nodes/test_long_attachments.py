@@ -126,9 +126,9 @@ async def test_whoever_reads_a_link_does_not_wait_for_its_peers_room() -> None:
         await near.receive()
         with pytest.raises(InternalError, match="whoever reads a link"):
             await near.send(note(ALICE), bytes(LONG))
-        await near.send(note(ALICE), bytes(INLINE))
+        await near.send(note(ALICE), memoryview(bytes(INLINE)))
         signed, attachment = await far.receive()
-        assert (signed, attachment) == (note(ALICE), bytearray(INLINE))
+        assert (signed, attachment) == (note(ALICE), memoryview(bytes(INLINE)))
 
 
 # --- refusals ---
@@ -158,8 +158,8 @@ async def test_a_refusal_is_told_when_somebody_reads() -> None:
         with pytest.raises(PermissionDenied, match="no room for this"):
             await far.receive(room.accept)
         assert (far.refused, far.ended) == (note(ALICE), False)
-        again = asyncio.create_task(near.send(note(ALICE, "again"), bytes(LONG)))
-        assert await far.receive() == (note(ALICE, "again"), bytearray(LONG))
+        again = asyncio.create_task(near.send(note(ALICE, "again"), memoryview(bytes(LONG))))
+        assert await far.receive() == (note(ALICE, "again"), memoryview(bytes(LONG)))
         await again
 
 

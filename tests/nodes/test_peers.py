@@ -179,8 +179,8 @@ class Node:
         self.sunk = 0
         self.called = asyncio.Event()
 
-    async def on_message(self, link: Link, signed: Signed, attachment: bytearray | Sink | None) -> None:
-        self.taken.append((signed, bytes(attachment) if isinstance(attachment, bytearray) else attachment))
+    async def on_message(self, link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
+        self.taken.append((signed, bytes(attachment) if isinstance(attachment, memoryview) else attachment))
         self.called.set()
         if self.raises is not None:
             raise self.raises
