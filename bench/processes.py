@@ -7,6 +7,7 @@ aggregators of the secure side are started as a deployment starts them. CPU seco
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import time
@@ -96,6 +97,8 @@ class Side:
         return {role: max(map(memory, pids)) for role, pids in self.roles.items()}
 
     def stop(self) -> None:
+        with contextlib.suppress(OSError):
+            self.driver.send(0)  # or its thread that waits for orders would wait on
         for process in self._processes:
             process.terminate()
         for process in self._processes:

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from bench.homes import COORDINATOR, Certificates, make_homes
-from bench.processes import START_TIMEOUT, Side, log_to
+from bench.processes import ROUND_TIMEOUT, START_TIMEOUT, Side, log_to
 from bench.task import CLIP, K_MIN, MAX_SAMPLES, Task, Vector
 from smpc_fl.errors import SmpcError
 from smpc_fl.hashing import Buffer
@@ -87,6 +87,13 @@ def start_secure(task: Task, folder: Path, certificates: Certificates | None) ->
     return side
 
 
+def newest_model(side: Side) -> Vector:
+    """The model that the coordinator has, float32[d]."""
+    side.driver.send(-1)
+    model: Vector = side.hear(ROUND_TIMEOUT)
+    return model
+
+
 # --- an owner's process ---
 
 
@@ -151,6 +158,9 @@ class _Coordinator(Coordinator):
         self.pipe.send("ready")
         with contextlib.suppress(EOFError):
             while count := await asyncio.to_thread(self.pipe.recv):
+                if count < 0:
+                    self.pipe.send(self.model)
+                    continue
                 self._verifying = 0.0
                 rounds = [await self._round() for _ in range(count)]
                 answer = {
