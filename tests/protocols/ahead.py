@@ -1,9 +1,9 @@
 """A simulation that is as hard on its machines as the nodes are: they are ahead of their disks, and vectors come in pieces.
 
 A node lets its machine decide on further events while it writes; then all records of these become durable at once, with
-the newest bulk, before anything that was decided is said. If the disk fails, the machine is rebuilt from it. And an
-aggregator is asked for the place of a vector when its report is announced, some events before it is told that the vector
-has come.
+the newest bulk, before anything that was decided is said. Records that nobody hears of yet wait for those that somebody
+does. If the disk fails, the machine is rebuilt from it. And an aggregator is asked for the place of a vector when its
+report is announced, some events before it is told that the vector has come.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from rig import Rig
 
 from smpc_fl.errors import SmpcError
 from smpc_fl.protocols.aggregator import AggregatorRound
-from smpc_fl.protocols.commands import Command, EraseSecrets, Event, Persist, Received, Start
+from smpc_fl.protocols.commands import Command, EraseSecrets, Event, Finished, Persist, Received, Send, Start
 from smpc_fl.protocols.coordinator import GivenUp, Released
 from smpc_fl.protocols.manifest import subject_of
-from smpc_fl.protocols.messages import VectorReport
+from smpc_fl.protocols.messages import Signed, VectorReport
 from smpc_fl.protocols.records import SECRET
 from smpc_fl.protocols.simulate import COORDINATOR
 
@@ -31,6 +31,7 @@ class Ahead(Rig):
         super().__init__(*args, seed=seed, **more)
         self.draw = np.random.default_rng(seed)
         self.decided: dict[str, list[Command]] = defaultdict(list)
+        self.unsaid: dict[str, list[Persist]] = defaultdict(list)
         self.batches: Counter[int] = Counter()
 
     # --- deciding ---
@@ -66,18 +67,25 @@ class Ahead(Rig):
     # --- acting ---
 
     def act(self, by: str) -> None:
-        """Carry out all that was decided, part by part: each ends with an erasure, and its records go first, at once."""
+        """Carry out all that was decided, part by part: each ends with an erasure, or with all that there is."""
         part: list[Command] = []
         for command in self.decided.pop(by, []):
             part.append(command)
             if isinstance(command, EraseSecrets):
-                self._commit(by, [c for c in part if type(getattr(c, "record", None)).__name__ not in SECRET], None)
+                self._commit(by, part, erases=True)
                 part = []
-        self._commit(by, part, next((c for c in reversed(part) if isinstance(c, Persist) and c.bulk), None))
+        self._commit(by, part)
 
-    def _commit(self, by: str, part: list[Command], newest: Persist | None) -> None:
-        records = [command for command in part if isinstance(command, Persist)]
-        bulk = bytes(newest.bulk()) if newest is not None and newest.bulk is not None else b""
+    def _commit(self, by: str, part: list[Command], *, erases: bool = False) -> None:
+        """The records first, at once, unless they can wait; those that are erased with them are not written at all."""
+        records = self.unsaid.pop(by, []) + [command for command in part if isinstance(command, Persist)]
+        newest = next((record for record in reversed(records) if record.bulk is not None), None)
+        if erases:
+            records, newest = [kept for kept in records if type(kept.record).__name__ not in SECRET], None
+        if not (erases or newest or any(isinstance(command, Send | Finished) for command in part)):
+            self.unsaid[by] = records
+            records = []
+        bulk = bytes(newest.bulk()) if newest and newest.bulk else b""
         for kept in records:
             self.carry_out(by, Persist(kept.record, (lambda: bulk) if kept is newest else None))
         self.batches[len(records)] += 1
@@ -91,19 +99,28 @@ class Ahead(Rig):
 
     # --- faults ---
 
-    def crash(self, id_: str) -> None:
+    def _lose(self, id_: str) -> None:
         self.decided.pop(id_, None)
+        self.unsaid.pop(id_, None)
+
+    def crash(self, id_: str) -> None:
+        self._lose(id_)
         super().crash(id_)
 
     def disk_fails(self, id_: str) -> None:
         """What was decided is not written: the machine goes on from what is. Nobody else notices."""
         if id_ != COORDINATOR or self.outcome is None:
-            self.decided.pop(id_, None)
+            self._lose(id_)
             node = self.nodes[id_]
             node.machine = self._machine(id_, node.journal, node.bulk and bytearray(node.bulk))
             self.queue.append((id_, Start()))
 
     # --- running ---
+
+    def next_attempt(self, aborts: tuple[Signed, ...]) -> None:
+        for id_ in (COORDINATOR, *self.plan.aggregators):
+            self._lose(id_)
+        super().next_attempt(aborts)
 
     def pass_time(self, seconds: float = 10.0) -> None:
         """Only once there is nothing left to do."""

@@ -91,6 +91,17 @@ def test_an_owner_that_has_settled_is_not_asked_again() -> None:
         assert kinds(rig.coordinator.receive(PeerUp(owner), rig.now)) == asked
 
 
+def test_a_refusal_of_one_that_has_reported_is_no_news() -> None:
+    """It came back from a crash, sent its report again, and an aggregator has frozen its list since."""
+    rig = at(State.COLLECTING)
+    hash_ = rig.coordinator.manifest_hash
+    hear(rig, "alice", Reported(hash_, KEY, 4000))
+    assert hear(rig, "alice", Refusal("ReportTooLate", "frozen", "report", hash_)) == []
+    assert rig.coordinator.refusals == {}
+    hear(rig, "bob", Refusal("ReportTooLate", "frozen", "report", hash_))
+    assert set(rig.coordinator.refusals) == {"bob"}
+
+
 def test_when_all_have_settled_the_lists_are_frozen_early() -> None:
     rig = at(State.COLLECTING)
     hash_ = rig.coordinator.manifest_hash
