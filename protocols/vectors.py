@@ -55,17 +55,19 @@ def stream(key: bytes, manifest_hash: bytes, ring: Ring, n: int) -> Stream:
 
 def seal_sum(
     stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial
-) -> bytearray:
+) -> memoryview:
     """The sealed stream of `words` + every stream; `words` is left as it is, and no stream is ever held whole."""
-    sealed = bytearray(stream.sealed_length)
-    view, elements = memoryview(sealed), chunk_elements(ring)
+    sealed = np.empty(stream.sealed_length, np.uint8).data
+    elements = chunk_elements(ring)
 
     def work(first: int, last: int) -> None:
-        total = words[first * elements : last * elements]
-        if streams:
-            total = total.copy()
-        for number, place in enumerate(add_streams(ring, total, streams, first * elements), first):
-            stream.seal(number, pack(ring, total[place]), view[stream.sealed(number)])
+        for number in range(first, last):
+            chunk = words[number * elements : (number + 1) * elements]
+            if streams:
+                chunk = chunk.copy()
+                for _ in add_streams(ring, chunk, streams, number * elements):
+                    pass
+            stream.seal(number, pack(ring, chunk), sealed[stream.sealed(number)])
 
     parallel(work, stream.chunks)
     return sealed
@@ -80,9 +82,9 @@ class VectorSealer:
     and an owner chooses what it sends in any case."""
 
     def __init__(self, stream: Stream, ring: Ring) -> None:
-        self.sealed = bytearray(stream.sealed_length)
+        self.sealed = np.empty(stream.sealed_length, np.uint8).data
         self.tags = bytearray()
-        self._stream, self._ring, self._view = stream, ring, memoryview(self.sealed)
+        self._stream, self._ring, self._view = stream, ring, self.sealed
         self._number = 0
 
     def __call__(self, chunk: RingArray) -> None:
