@@ -64,10 +64,13 @@ class Side:
         theirs.close()
 
     def hear(self, timeout: float) -> Any:
-        """What the driver says next."""
+        """What the driver says next. Raises what went wrong there."""
         if not self.driver.poll(timeout):
             raise TimeoutError(f"{self.name}: nothing heard for {timeout:.0f} s")
-        return self.driver.recv()
+        told = self.driver.recv()
+        if isinstance(told, Exception):
+            raise told
+        return told
 
     def rounds(self, count: int) -> Any:
         """`count` rounds, one after another; what the driver tells of them."""
