@@ -28,6 +28,7 @@ class NodeMetrics:
         self._rounds = self._counter("rounds", "Rounds that ended, by result.", "result")
         self._runs = self._counter("runs", "Runs that ended, by state.", "state")
         self._refusals = self._counter("refusals", "Messages and connections that this node refused.", "code")
+        self._found: dict[tuple[Counter, str], tuple[Counter, Counter]] = {}
         self._connected = Gauge(
             "smpc_fl_connected_peers", "Members connected now.", list(self._own), registry=self.registry
         ).labels(**self._own)
@@ -37,13 +38,23 @@ class NodeMetrics:
 
     def sent(self, kind: str, size: int) -> None:
         """One message of a kind, of `size` bytes on the socket."""
-        self._sent.labels(**self._own, kind=kind).inc()
-        self._sent_bytes.labels(**self._own, kind=kind).inc(size)
+        messages, octets = self._series(self._sent, self._sent_bytes, kind)
+        messages.inc()
+        octets.inc(size)
 
     def received(self, peer_role: str, size: int) -> None:
         """One message from a member of a role, of `size` bytes on the socket."""
-        self._received.labels(**self._own, peer_role=peer_role).inc()
-        self._received_bytes.labels(**self._own, peer_role=peer_role).inc(size)
+        messages, octets = self._series(self._received, self._received_bytes, peer_role)
+        messages.inc()
+        octets.inc(size)
+
+    def _series(self, messages: Counter, octets: Counter, label: str) -> tuple[Counter, Counter]:
+        """The two series of a label: looked up once, because finding them costs more than counting."""
+        found = self._found.get((messages, label))
+        if found is None:
+            own = tuple(self._own.values())
+            found = self._found[messages, label] = messages.labels(*own, label), octets.labels(*own, label)
+        return found
 
     def round_ended(self, *, released: bool) -> None:
         self._rounds.labels(**self._own, result="released" if released else "aborted").inc()
