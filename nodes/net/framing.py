@@ -120,3 +120,9 @@ async def _whole(first: bytes, more: More, size: int) -> bytes | bytearray:
     if piece is not None or len(data) != size:
         raise MalformedMessage("a message is not as long as it said")
     return data
+
+
+async def nothing_more(more: More) -> None:
+    """For kinds that are one byte. Raises `MalformedMessage`."""
+    if await more() is not None:
+        raise MalformedMessage("a message is longer than its kind")

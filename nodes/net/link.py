@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Iterator, Sequence
+from collections.abc import AsyncGenerator
 from typing import overload
 
 from websockets.asyncio.connection import Connection
@@ -31,6 +31,7 @@ from smpc_fl.nodes.net import framing
 from smpc_fl.nodes.net.attachment import Accept, Attachment, Sink
 from smpc_fl.nodes.net.framing import INLINE, MAX_ENVELOPE, Incoming, Kind, frame_size
 from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.writer import Writer
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 
@@ -43,6 +44,7 @@ class Link:
 
     `bytes_sent` and `bytes_received` count data frames as they are on the socket: payload, our lengths, frame headers
     (RFC 6455, section 5.2). Pings, the HTTP upgrade and TLS's own records (about 22 bytes in 16 KiB) are not in them.
+    `refused`: the envelope of the message that `receive` has refused last.
     """
 
     def __init__(self, socket: Connection, *, dialled: bool, limits: Limits | None = None) -> None:
@@ -50,21 +52,17 @@ class Link:
         self.role = ""
         self.key: PublicIdentity | None = None
         self.roster_version = 0
-        self.bytes_sent = 0
         self.bytes_received = 0
+        self.refused: Signed | None = None
         self.limits = limits or Limits()
         self._socket = socket
         # A client's frames carry a 4-byte mask (RFC 6455, section 5.3), a server's do not.
-        self._mask_sent, self._mask_received = (4, 0) if dialled else (0, 4)
-        self._sending = asyncio.Lock()
-        self._announcing = asyncio.Lock()
+        mask_sent, self._mask_received = (4, 0) if dialled else (0, 4)
+        self._writer = Writer(socket, mask_sent, self.abort, self._gone)
         self._reader: asyncio.Task[object] | None = None
-        self._watch: asyncio.Task[None] | None = None
-        # What we have announced: the peer's answer to it is waited for. What the peer has announced.
-        self._answer: asyncio.Future[Kind | None] | None = None
+        # What the peer has announced; what was refused of it, for `receive` to say so; the clock that wakes `receive`
+        # for that while it waits for a message.
         self._attachment: Attachment | None = None
-        self.refused: Signed | None = None
-        # The attachment that was refused, for `receive` to say so; the clock that wakes it when it waits for a message.
         self._refusal: Attachment | None = None
         self._clock: asyncio.Timeout | None = None
         self._end: Exception | None = None
@@ -81,6 +79,10 @@ class Link:
         """Whether `receive` has come to the connection's end. What arrived before a goodbye is still received after it,
         when `is_open` is False already."""
         return self._end is not None
+
+    @property
+    def bytes_sent(self) -> int:
+        return self._writer.bytes_sent
 
     @property
     def remote_address(self) -> str:
@@ -104,73 +106,16 @@ class Link:
         `BadInput` for what is over the limits. Cancelled in the midst of a long message, it drops the connection, which
         could not be used any more."""
         envelope = encode(signed)
-        body = memoryview(attachment if attachment is not None else b"").cast("B")
+        body = memoryview(attachment if attachment is not None else b"")
         if len(envelope) > MAX_ENVELOPE or body.nbytes > self.limits.attachment:
             raise BadInput(
                 f"a message of {len(envelope)} bytes with an attachment of {body.nbytes} bytes is over the limits of "
                 f"{MAX_ENVELOPE} and {self.limits.attachment}",
                 peer=self.peer,
             )
-        if body.nbytes <= INLINE:
-            return await self._write(list(framing.cut(framing.message(envelope, body))))
-        return await self._send_long(envelope, body, framing.piece_size(piece))
-
-    async def _send_long(self, envelope: bytes, body: memoryview, piece: int) -> int:
-        if asyncio.current_task() is self._reader:
+        if body.nbytes > INLINE and asyncio.current_task() is self._reader:
             raise InternalError("whoever reads a link cannot wait until its peer has room", peer=self.peer)
-        async with self._announcing:
-            answer = self._answer = asyncio.get_running_loop().create_future()
-            try:
-                announced = framing.announcement(envelope, body.nbytes)
-                written = await self._write(list(framing.cut(announced)), binding=True)
-                return written + await self._deliver(answer, [bytes([Kind.ATTACHMENT]), *framing.cut(body, piece)])
-            finally:
-                self._answer = None
-
-    async def _deliver(self, answer: asyncio.Future[Kind | None], fragments: Sequence[Buffer]) -> int:
-        """What was announced, if the peer wants it; the bytes that it took."""
-        if self._watch is None:
-            self._watch = asyncio.get_running_loop().create_task(self._until_closed())
-        try:
-            said = await answer
-            if said is None:
-                raise self._gone(self._socket.protocol.close_exc)
-            return await self._write(fragments) if said is Kind.GO else 0
-        except asyncio.CancelledError:
-            self.abort()  # the peer has our word that it comes
-            raise
-
-    async def _until_closed(self) -> None:
-        """Tells who waits for the peer's answer that none comes, whether or not somebody reads."""
-        await self._socket.wait_closed()
-        if self._answer is not None and not self._answer.done():
-            self._answer.set_result(None)
-
-    async def _write(self, fragments: Sequence[Buffer], *, binding: bool = False) -> int:
-        """One websocket message; the bytes that it took. `binding`: the connection is of no use to who does not go on."""
-        async with self._sending:
-            before = self.bytes_sent
-            try:
-                await self._socket.send(fragments[0] if len(fragments) == 1 else self._counted(fragments))
-            except asyncio.CancelledError:
-                if binding or len(fragments) > 1:
-                    self.abort()
-                raise
-            except Exception as error:
-                # Whatever it is (`ConnectionClosed`, an OSError, an AttributeError of a transport that is gone), half a
-                # message may be out: the connection is over.
-                self.abort()
-                raise self._gone(error) from None
-            if len(fragments) == 1:
-                self.bytes_sent += frame_size(len(fragments[0]), self._mask_sent)
-            return self.bytes_sent - before
-
-    def _counted(self, fragments: Sequence[Buffer]) -> Iterator[Buffer]:
-        for fragment in fragments:
-            self.bytes_sent += frame_size(len(fragment), self._mask_sent)
-            yield fragment
-        # websockets ends a fragmented message by an empty frame.
-        self.bytes_sent += frame_size(0, self._mask_sent)
+        return await self._writer.send(envelope, body, framing.piece_size(piece))
 
     # --- receiving ---
 
@@ -218,6 +163,8 @@ class Link:
                 self._clock = clock
                 first = await anext(frames)
                 self._clock = None
+                if self._refusal is not None:
+                    clock.reschedule(None)  # it can wait until this message is whole
                 return await self._read(first, frames, clock, accept, max_envelope, max_attachment)
         except MalformedMessage as error:
             error.peer = error.peer or self.peer or None
@@ -266,21 +213,14 @@ class Link:
         if kind is Kind.ATTACHMENT:
             return await self._collect(more, clock)
         if kind is Kind.GO or kind is Kind.DROP:
-            await self._hear(kind, more)
+            await framing.nothing_more(more)
+            self._writer.heard(kind)
             return None
         incoming = await framing.read_message(first, more, max_envelope, max_attachment)
         if kind is Kind.MESSAGE:
             return incoming.signed, incoming.inline
         self._announced(incoming, accept)
         return None
-
-    async def _hear(self, kind: Kind, more: framing.More) -> None:
-        """The peer's answer to what we have announced."""
-        if await more() is not None:
-            raise MalformedMessage(f"{kind.name} is one byte")
-        if self._answer is None or self._answer.done():
-            raise MalformedMessage(f"{kind.name} to nothing that was announced")
-        self._answer.set_result(kind)
 
     def _announced(self, incoming: Incoming, accept: Accept | None) -> None:
         """Wait for room, in a task of its own."""
@@ -299,7 +239,7 @@ class Link:
             if not isinstance(error, SmpcError):
                 return
         with contextlib.suppress(Unavailable):
-            await self._write([bytes([Kind.GO if attachment.let_in else Kind.DROP])])
+            await self._writer.say(Kind.GO if attachment.let_in else Kind.DROP)
             if attachment.let_in:
                 attachment.patience = self.limits.stall
                 self._wake_after(self.limits.stall)
@@ -316,9 +256,8 @@ class Link:
         stall, time = self.limits.stall, asyncio.get_running_loop().time
         clock.reschedule(time() + stall)
         while (piece := await more()) is not None:
-            if (
-                attachment.take(piece) and (_left(clock) or 0.0) < 0.9 * stall
-            ):  # not at every fragment: it has its price
+            # Not at every fragment: it has its price.
+            if attachment.take(piece) and (_left(clock) or 0.0) < 0.9 * stall:
                 clock.reschedule(time() + stall)
         received = attachment.finish()
         self._attachment = None

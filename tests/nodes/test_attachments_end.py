@@ -25,7 +25,29 @@ from smpc_fl.errors import Unavailable
 from smpc_fl.nodes.net.attachment import Accept, Sink
 from smpc_fl.nodes.net.framing import INLINE, PIECE
 from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.link import Link
 from smpc_fl.protocols.messages import Signed
+
+
+def hold_writes(link: Link, monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """As if the write buffer stayed full after each message. The event: there was one."""
+    written, send = asyncio.Event(), link._socket.send
+
+    async def hold(message: bytes) -> None:
+        await send(message)
+        written.set()
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(link._socket, "send", hold)
+    return written
+
+
+async def heard(link: Link, payload: int, receiving: asyncio.Task[object]) -> None:
+    """Until the next fragment, of so many bytes, has been read."""
+    before = link.bytes_received
+    while link.bytes_received < before + payload:
+        await until_waiting(receiving)
+
 
 PATIENT = Limits(handshake=5.0, close=0.5, stall=30.0)
 
@@ -39,23 +61,26 @@ async def test_an_upload_that_does_not_go_on_loses_its_room(how: str, monkeypatc
         receiving = asyncio.create_task(far.receive(room.accept))
         await wait_for_go(near)
         await until_waiting(receiving)
-        upload = None
-        if how == "messages":
-            await near._socket.send(small("I am still here"))
-            assert await receiving == (note(ALICE, "I am still here"), None)
-            receiving = asyncio.create_task(far.receive(room.accept))
-        elif how != "nothing":
-            upload = Slowly(near._socket)
-            upload.say(ATTACHMENT)
+        upload = None if how in ("nothing", "messages") else Slowly(near._socket)
+        for number in range(2):
+            time.pass_(10.0)
+            if how == "messages":
+                await near._socket.send(small("I am still here"))
+                assert await receiving == (note(ALICE, "I am still here"), None)
+                receiving = asyncio.create_task(far.receive(room.accept))
+            elif upload is not None and number == 0:
+                upload.say(ATTACHMENT)
+                await heard(far, 1, receiving)
+                if how == "half":
+                    upload.say(bytes(LONG // 2))
+                    await heard(far, LONG // 2, receiving)
             if how == "bits":
-                upload.say(*[b"x"] * 50)
-            elif how == "half":
-                upload.say(bytes(LONG // 2))
-            before = {"the kind": 1, "bits": 51, "half": 1 + LONG // 2}[how]
-            while far.bytes_received < len(announcement()) + before:
-                await until_waiting(receiving)
-        await until_waiting(receiving)
-        time.pass_(29.0)
+                assert upload is not None
+                upload.say(b"x")
+                await heard(far, 1, receiving)
+            await until_waiting(receiving)
+        # The last that counts was heard ten seconds ago, or, if nothing did, the go was said twenty seconds ago.
+        time.pass_(9.0 if how in ("nothing", "messages") else 19.0)
         await until_waiting(receiving)
         assert not receiving.done()
         time.pass_(1.5)
@@ -69,6 +94,24 @@ async def test_an_upload_that_does_not_go_on_loses_its_room(how: str, monkeypatc
         with pytest.raises(Unavailable):
             await far.receive()
     assert room.abandonments == 1
+
+
+async def test_a_go_that_is_slow_to_be_written_takes_no_patience_away(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = open_room()
+    async with raw_pair(PATIENT) as (near, far):
+        time = Time(monkeypatch)
+        hold_writes(far, monkeypatch)
+        await near._socket.send(announcement())
+        receiving = asyncio.create_task(far.receive(room.accept))
+        await wait_for_go(near)
+        upload = Slowly(near._socket)
+        upload.say(ATTACHMENT)
+        await heard(far, 1, receiving)
+        await until_waiting(receiving)
+        time.pass_(31.0)
+        with pytest.raises(Unavailable, match="did not go on"):
+            await receiving
+        await upload.end()
 
 
 async def test_progress_gives_new_time(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,6 +282,22 @@ async def test_a_cancelled_sender_drops_the_link(phase: str) -> None:
         await room.closed.wait()
 
 
+@pytest.mark.parametrize("size", [INLINE, LONG])
+async def test_cancelled_while_its_first_words_are_being_written(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A message that is out is a message; an announcement is a promise."""
+    async with raw_pair() as (near, far):
+        written = hold_writes(near, monkeypatch)
+        sending = asyncio.create_task(near.send(note(ALICE), bytes(size)))
+        await written.wait()
+        sending.cancel()
+        assert isinstance((await settle(sending))[0], asyncio.CancelledError)
+        if size == INLINE:
+            assert (await far.receive())[0] == note(ALICE)
+            assert near.is_open
+        else:
+            await near.wait_closed()
+
+
 async def test_a_small_message_that_waits_may_be_cancelled() -> None:
     async with Relay() as relay, raw_pair(port=relay.to) as (near, far), reading(near):
         long = asyncio.create_task(near.send(note(ALICE), bytes(64 * PIECE)))
@@ -262,7 +321,7 @@ async def test_a_go_whose_sender_is_cancelled_while_it_waits_to_write() -> None:
     async with Relay() as relay, raw_pair(port=relay.to) as (near, far), reading(near):
         sending = asyncio.create_task(near.send(note(ALICE), bytes(LONG)))
         assert await far._socket.recv() == announcement()
-        await near._sending.acquire()
+        await near._writer._turn.acquire()
         await far._socket.send(GO)
         while far.bytes_sent == near.bytes_received == 0:
             await until_waiting(sending)

@@ -23,9 +23,11 @@ from rooms import (
 from wires import Relay, note, raw_pair, reading, settle
 
 from smpc_fl.errors import BadInput, InternalError, MalformedMessage, PermissionDenied
+from smpc_fl.nodes.net.attachment import Sink
 from smpc_fl.nodes.net.framing import DEFAULT_PIECE, INLINE, PIECE
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.nodes.net.link import Link
+from smpc_fl.protocols.messages import Signed
 
 
 async def test_messages_and_pings_pass_while_an_attachment_waits() -> None:
@@ -182,6 +184,32 @@ async def test_a_refusal_does_not_tear_the_message_that_is_being_read() -> None:
         with pytest.raises(PermissionDenied):
             await far.receive()
         await message.end()
+
+
+async def test_a_refusal_at_the_very_moment_in_which_a_message_begins() -> None:
+    loop = asyncio.get_running_loop()
+    refused, asked = loop.create_future(), asyncio.Event()
+
+    async def accept(signed: Signed, size: int) -> Sink | None:
+        asked.set()
+        await refused
+        raise PermissionDenied("no room for this")
+
+    async with raw_pair() as (near, far):
+        await near._socket.send(announcement())
+        receiving = asyncio.create_task(far.receive(accept))
+        await asked.wait()
+        whole = small("in two fragments")
+        near._socket.protocol.send_binary(whole[:50], fin=False)
+        for data in near._socket.protocol.data_to_send():
+            loop.call_soon(far._socket.data_received, data)
+        refused.set_result(None)  # `receive` has the fragment in one turn of the loop, and is woken in the same
+        await until_waiting(receiving)
+        near._socket.protocol.send_continuation(whole[50:], fin=True)
+        near._socket.send_data()
+        assert await receiving == (note(ALICE, "in two fragments"), None)
+        with pytest.raises(PermissionDenied):
+            await far.receive()
 
 
 # --- nonsense ---
