@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 import numpy as np
 from msgspec import Meta
-from rich.console import Console
+from rich.console import Console, Group
 from rich.table import Table
 
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
@@ -125,7 +125,7 @@ def run_job(path: Path, *, config: Path, output: Path | None = None, check: bool
     """Run every step, with a table as it goes; results into `output` (or the file's own, or JOB-output beside it)."""
     job = read_job(path)
     console = Console()
-    plans = [_plan(step.model, path.parent, step) if isinstance(step, TrainStep) else None for step in job.steps]
+    plans = [plan_of(step.model, path.parent) if isinstance(step, TrainStep) else None for step in job.steps]
     open_federation = _where(job, path, config)
     if check:
         console.print(f"{path}: {len(job.steps)} steps, ready to run")
@@ -172,7 +172,8 @@ def _where(job: JobFile, path: Path, config: Path) -> Callable[[], AbstractConte
     )
 
 
-def _plan(model: Model, folder: Path, step: TrainStep) -> Plan:
+def plan_of(model: Model, folder: Path) -> Plan:
+    """The plan of a step's network; files are found from the job's `folder`."""
     import torch
 
     from smpc_fl.plans.plan import Plan
@@ -232,41 +233,30 @@ def _aggregate(federation: Federation, step: MeanStep | SumStep, stem: Path, con
 
 
 def _train(federation: Federation, step: TrainStep, plan: Plan, stem: Path, console: Console) -> None:
-    run = federation.train(
-        plan,
-        inputs=step.inputs,
-        targets=step.targets,
-        rounds=step.rounds,
-        local=step.local,
-        strategy=step.strategy,
-        evaluation=step.evaluation,
-        stop=step.stop,
-        clip=step.clip,
-        max_samples=step.max_samples,
-        tolerance=step.tolerance,
-        ring_bits=step.ring_bits,
-        update_bits=step.update_bits,
-        seed=step.seed,
-    )
+    run = federation.train(plan, **training_options(step))
     show_run(run, console)
-    _write(run, plan, stem, console)
-    console.print(f"written: {stem}.*")
+    write_run(run, plan, stem, console)
 
 
-def show_run(run: Run, console: Console) -> None:
-    """A table that grows with every round; above it stands whose approval the run waited for."""
+def training_options(step: TrainStep) -> dict[str, Any]:
+    """What a step says, as the keywords of `Federation.train` and of `simulate`."""
+    return {name: getattr(step, name) for name in step.__struct_fields__ if name != "model"}
+
+
+def show_run(run: Run, console: Console, note: Callable[[], str] = str) -> None:
+    """A table that grows with every round, with a `note` below it; above it stands whose approval the run waited for."""
     from rich.live import Live
 
     table = Table("round")
     metrics: list[str] = []
-    with Live(table, console=console, refresh_per_second=4) as live:
+    with Live(get_renderable=lambda: Group(table, note()), console=console, refresh_per_second=4) as live:
         for round_ in run:
             if not metrics:
                 metrics = sorted(round_.metrics)
                 for title in (*metrics, "owners", "seconds", "bytes an owner"):
                     table.add_column(title, justify="right")
             values = [f"{round_.metrics[name]:.4f}" if name in round_.metrics else "" for name in metrics]
-            missing = f" (without {', '.join(round_.missing)})" if round_.missing else ""
+            missing = f" (without {_some(list(round_.missing))})" if round_.missing else ""
             most = max(round_.traffic.uploaded.values(), default=0)
             table.add_row(
                 str(round_.number), *values, f"{len(round_.included)}{missing}", f"{round_.seconds:.2f}", f"{most:,}"
@@ -276,7 +266,13 @@ def show_run(run: Run, console: Console) -> None:
         console.print()  # what rich leaves out where nobody watches
 
 
-def _write(run: Run, plan: Plan, stem: Path, console: Console) -> None:
+def _some(names: list[str]) -> str:
+    """The first of thousands of names."""
+    more = f" and {len(names) - 5:,} more" if len(names) > 5 else ""
+    return ", ".join(names[:5]) + more
+
+
+def write_run(run: Run, plan: Plan, stem: Path, console: Console) -> None:
     """The model as safetensors, the rounds as JSON lines, the curves as a picture where matplotlib is there."""
     from safetensors.numpy import save_file
 
@@ -299,3 +295,4 @@ def _write(run: Run, plan: Plan, stem: Path, console: Console) -> None:
         run.plot(stem.with_suffix(".svg"))
     except Unavailable as error:
         console.print(error.message)
+    console.print(f"written: {stem}.*")

@@ -20,6 +20,7 @@ On your own:   smpc-fl keygen, roster, init        make keys, list the members, 
                smpc-fl datasets add                publish a dataset on an owner's node
                smpc-fl owner|aggregator|coordinator --config FILE.toml
                smpc-fl run JOB.toml                train, or take a secure mean
+               smpc-fl simulate JOB.toml           the same training over thousands of owners, in one process
                smpc-fl requests approve            the owners' yes, without which nothing runs
 
 Every command has --help; every command that takes a config has --check.
@@ -54,6 +55,9 @@ COMMANDS = {
     "coordinator": Entry(RUN, "smpc_fl.nodes.cli.nodes", "coordinator", "Run the coordinator."),
     "up": Entry(RUN, "smpc_fl.nodes.cli.nodes", "up", "Run all nodes on this machine, until Ctrl-C."),
     "run": Entry(USE, "smpc_fl.nodes.cli.nodes", "run", "Run the secure rounds of a job file."),
+    "simulate": Entry(
+        USE, "smpc_fl.nodes.cli.simulate", "simulate", "Train a job's model over thousands of simulated owners."
+    ),
     "status": Entry(USE, "smpc_fl.nodes.cli.nodes", "status", "Show members, runs and traffic."),
     "datasets": Entry(OWN, "smpc_fl.nodes.cli.owner", "datasets", "Publish datasets, with a mock for researchers."),
     "requests": Entry(OWN, "smpc_fl.nodes.cli.owner", "requests", "List, show, approve or reject requests."),
