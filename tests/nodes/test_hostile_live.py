@@ -290,6 +290,16 @@ async def test_nobody_speaks_in_anothers_name(world: Hostile) -> None:
         await world.answer("bob", Endorsement, since)
 
 
+async def test_what_is_not_wanted_is_refused_before_a_byte_of_it_is_sent(world: Hostile) -> None:
+    party, link, hash_ = world.disk.party("bob"), world.links["bob", AGGREGATOR], os.urandom(32)
+    report = VectorReport(hash_, [bytes(32)] * 2, bytes(32), b"sealed", [party.sign(Endorsement(hash_))])
+    for message, code in ((FreezeRequest(hash_), "MalformedMessage"), (report, "ManifestRefused")):
+        since = len(world.heard["bob"])
+        assert await link.send(party.sign(message), bytes(1 << 20)) < 4096
+        _, refusal = await world.answer("bob", Refusal, since)
+        assert (refusal.code, refusal.about) == (code, hash_)
+
+
 async def turned_away(world: Hostile, me: str) -> SmpcError:
     """What the aggregator says to a member that dials in."""
     refused: asyncio.Queue[SmpcError] = asyncio.Queue()
