@@ -28,7 +28,8 @@ def pieces(vector: Vector) -> Iterator[memoryview]:
 
 
 def server(pipe: Connection, owners: int, dimension: int, tls: tuple[str, str] | None) -> None:
-    """Says its port, then "ready"; for each number that it gets does so many rounds, and answers with their seconds."""
+    """Says its port, then "ready"; for a number that it gets does so many rounds, and answers with their seconds; for -1,
+    with the model."""
     asyncio.run(_serve(pipe, owners, dimension, tls))
 
 
@@ -60,6 +61,9 @@ async def _serve(pipe: Connection, owners: int, dimension: int, tls: tuple[str, 
         await complete.wait()
         pipe.send("ready")
         while count := await asyncio.to_thread(pipe.recv):
+            if count < 0:
+                pipe.send(model)
+                continue
             seconds = []
             for _ in range(count):
                 began = time.perf_counter()
@@ -68,7 +72,6 @@ async def _serve(pipe: Connection, owners: int, dimension: int, tls: tuple[str, 
                 np.divide(total[:-1], total[-1], out=model)
                 seconds.append(time.perf_counter() - began)
             pipe.send(seconds)
-        pipe.send(model[:4].tolist())
 
 
 def client(port: int, update: Vector, tls: str | None) -> None:

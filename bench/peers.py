@@ -14,7 +14,6 @@ import numpy as np
 
 from bench.homes import Certificates
 from bench.measure import SECURE, Measured, sides, take
-from bench.secure import newest_model
 from bench.task import MAX_SAMPLES, Task
 
 PYTHON = "SMPC_FL_PEERS"
@@ -93,7 +92,7 @@ def contest(task: Task, folder: Path, certificates: Certificates, *, rounds: int
                 take(side, ours)
             peers.append(_flower(python, way, task, paths, folder, rounds))
         ours.peaks = side.peaks()
-        error = float(np.max(np.abs(newest_model(side) - exact)))
+        error = float(np.max(np.abs(side.model() - exact)))
     return Contest(ours, error, tuple(peers))
 
 

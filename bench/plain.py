@@ -121,6 +121,9 @@ class _Server:
             await self.complete.wait()
             self.pipe.send("ready")
             while count := await asyncio.to_thread(self.pipe.recv):
+                if count < 0:
+                    self.pipe.send(self.model)
+                    continue
                 before = self.received
                 seconds = [await self.round() for _ in range(count)]
                 self.pipe.send({"seconds": seconds, "uploaded": (self.received - before) / count})

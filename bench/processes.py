@@ -77,6 +77,11 @@ class Side:
         self.driver.send(count)
         return self.hear(ROUND_TIMEOUT)
 
+    def model(self) -> Any:
+        """The newest model that the driver has, float32[d]."""
+        self.driver.send(-1)
+        return self.hear(ROUND_TIMEOUT)
+
     @property
     def pids(self) -> list[int]:
         return [pid for pids in self.roles.values() for pid in pids]

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from bench.homes import COORDINATOR, Certificates, make_homes
-from bench.processes import ROUND_TIMEOUT, START_TIMEOUT, Side, log_to
+from bench.processes import START_TIMEOUT, Side, log_to
 from bench.task import CLIP, K_MIN, MAX_SAMPLES, Task, Vector
 from smpc_fl.errors import SmpcError
 from smpc_fl.hashing import Buffer
@@ -84,13 +84,6 @@ def start_secure(task: Task, folder: Path, certificates: Certificates | None) ->
         side.stop()
         raise
     return side
-
-
-def newest_model(side: Side) -> Vector:
-    """The model that the coordinator has, float32[d]."""
-    side.driver.send(-1)
-    model: Vector = side.hear(ROUND_TIMEOUT)
-    return model
 
 
 # --- an owner's process ---
