@@ -38,6 +38,7 @@ def install(path: Path, patch: Callable[[Any, str, Any], None]) -> None:
     from smpc_fl.nodes.net.link import Link
     from smpc_fl.protocols import relay
     from smpc_fl.protocols.envelopes import Channel
+    from smpc_fl.protocols.vectors import VectorOpener
 
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     lock = threading.Lock()
@@ -48,16 +49,44 @@ def install(path: Path, patch: Callable[[Any, str, Any], None]) -> None:
 
     receive = Link.receive
 
-    async def recorded(self: Link, *arguments: Any, **options: Any) -> Any:
-        signed, attachment = await receive(self, *arguments, **options)
-        keep(f"received from {self.peer}", signed.sender.encode(), signed.body, attachment or b"")
+    async def recorded(self: Link, accept: Any = None, **options: Any) -> Any:
+        async def accept_recorded(signed: Any, size: int) -> Any:
+            sink = await accept(signed, size)
+            return None if sink is None else _RecordedSink(sink, keep)
+
+        signed, attachment = await receive(self, None if accept is None else accept_recorded, **options)
+        if isinstance(attachment, _RecordedSink):
+            keep(f"received from {self.peer}", signed.sender.encode(), signed.body)  # the rest piece by piece, before
+            return signed, attachment.sink
+        keep(f"received from {self.peer}", signed.sender.encode(), signed.body, attachment or b"")  # type: ignore[arg-type]
         return signed, attachment
 
     patch(Link, "receive", recorded)
-    for holder, name in (
-        (Channel, "open_seed"), (Channel, "open_vector"), (Channel, "open_partial"), (relay.Asked, "open")
-    ):  # fmt: skip
+    for holder, name in ((Channel, "open_seed"), (Channel, "open_blinder"), (relay.Asked, "open")):
         patch(holder, name, _opened(getattr(holder, name), keep))
+
+    finish = VectorOpener.finish
+
+    def finished(self: VectorOpener) -> bytes:
+        result = finish(self)
+        keep("decrypted by VectorOpener", self.words.tobytes())
+        return result
+
+    patch(VectorOpener, "finish", finished)
+
+
+class _RecordedSink:
+    """In front of a link's sink."""
+
+    def __init__(self, sink: Any, keep: Callable[..., None]) -> None:
+        self.sink, self._keep = sink, keep
+
+    def __call__(self, piece: memoryview) -> None:
+        self._keep("received of an attachment", piece)
+        self.sink(piece)
+
+    def abandoned(self) -> None:
+        getattr(self.sink, "abandoned", lambda: None)()
 
 
 def _opened(function: Callable[..., Any], keep: Callable[..., None]) -> Callable[..., Any]:
