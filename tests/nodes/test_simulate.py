@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +23,7 @@ from smpc_fl.errors import CohortTooSmall, NotFinite, PrecisionTooLow
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import disassemble
+from smpc_fl.nodes.simulation.batch import Batch, Partial, Setting, combine, run_batch
 from smpc_fl.nodes.simulation.data import Tensors, arrays, holdings, name_of, read_owners
 from smpc_fl.nodes.simulation.executors import batch_size, choose
 from smpc_fl.nodes.simulation.run import Progress
@@ -138,6 +140,29 @@ def test_processes_agree_with_threads_whatever_the_batches() -> None:
     np.testing.assert_array_equal(models[0], in_the_clear(job_of(2), named(40), 40))
 
 
+@pytest.mark.parametrize("size", [1, 4, 9])
+def test_any_division_into_batches_gives_the_same(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one batch of them all, and sums that may not be written to, as Ray hands them on."""
+
+    class Here:
+        workers = 1
+
+        def reduce(self, setting: Setting, batches: Iterable[Batch], on_done: Callable[[int], None]) -> Partial:
+            given = list(batches)
+            names = tuple(name for batch in given for name in batch.owners)
+            parts = [
+                run_batch(setting, Batch(names[first : first + size], given[0].data)) for first in range(0, 9, size)
+            ]
+            for part in parts:
+                for total in part.sums.values():
+                    total.flags.writeable = False
+            return combine(parts)
+
+    monkeypatch.setattr("smpc_fl.nodes.simulation.run.open_executor", lambda where, workers: nullcontext(Here()))
+    run = sf.simulate(PLAN, (9, made), rounds=1, seed=SEED).wait()
+    np.testing.assert_array_equal(run.vector, in_the_clear(job_of(1), named(9), 9))
+
+
 def test_the_order_of_names_and_the_number_of_others_change_no_owner() -> None:
     data = owners(4)
     backwards = dict(reversed(data.items()))
@@ -206,6 +231,7 @@ def test_rounds_come_one_by_one_and_the_run_can_be_stopped_early() -> None:
     assert run.status == "finished"
     assert run.rounds[-1].metrics["val_accuracy"] >= 0.6
     assert [r.number for r in run] == [r.number for r in run.rounds]
+    assert run.wait() is run
     assert isinstance(run, sf.Run)
 
 
