@@ -28,7 +28,7 @@ from msgspec import Meta
 
 from smpc_fl.roster import MAX_MEMBERS
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]

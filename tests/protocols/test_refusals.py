@@ -90,7 +90,7 @@ def nothing_left(rig: Rig, owner: str = "alice") -> None:
 
 OTHER = bytes([1]) * 32
 MANIFESTS: dict[str, tuple[dict[str, Any], type[SmpcError], str]] = {
-    "another protocol version": ({"version": 2}, VersionMismatch, "run the same release everywhere"),
+    "another protocol version": ({"version": 1}, VersionMismatch, "run the same release everywhere"),
     "another federation": ({"federation": OTHER}, ManifestRefused, "another federation"),
     "another coordinator": ({"coordinator": "mallory"}, ManifestRefused, "another federation or coordinator"),
     "another roster": ({"roster_hash": OTHER}, ManifestRefused, "bring both to the newest signed version"),
