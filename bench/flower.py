@@ -2,16 +2,18 @@
 
     python flower.py CASE.json   ->   figures as JSON on standard output
 
-Everything happens in one process: Flower's own workflow and its own client app with its own SecAgg+ mod, without sockets,
-disks or training. Between them is one of two engines:
+Flower's own workflow and its own client app with its own SecAgg+ mod, without sockets, disks or training, in one of three
+engines:
 
-- "engine": Flower's Simulation Runtime with its in-memory store, as `run_simulation` starts it; only Ray, which would copy
-  every array to processes of its own, is replaced by a call in a thread;
-- "calls": no engine at all, the client app is called by the grid. No user of Flower gets that; it is Flower's arithmetic.
+- "ray": Flower's Simulation Runtime as `run_simulation` starts it: client apps in Ray's processes;
+- "threads": the same, with Ray replaced by calls in threads, so that no array is copied to another process;
+- "calls": no engine, message store or polling at all, the client app is called by the grid. No user of Flower gets that; it
+  is the cost of Flower's arithmetic.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -26,6 +28,7 @@ from typing import Any
 from uuid import uuid4
 
 os.environ["FLWR_TELEMETRY_ENABLED"] = "0"
+os.environ["RAY_AUTH_MODE"] = "disabled"  # or Ray writes a token into the home
 
 import numpy as np
 from flwr.app import ConfigRecord, Context, Message, RecordDict
@@ -65,31 +68,21 @@ class Prepared(NumPyClient):  # type: ignore[misc]
         return [self.update], self.examples, {}
 
 
-class Caller:
-    """Calls the client app, and counts the bytes of its answers while `counting`."""
-
-    def __init__(self, app: ClientApp) -> None:
-        self.app = app
-        self.counting = False
-        self.sizes: list[int] = []  # appended to by several threads
-
-    def __call__(self, message: Message, context: Context) -> Message:
-        # The mod takes entries out of the configuration that all clients share: each gets its own. Arrays are not copied.
-        content = RecordDict(dict(message.content))
-        for key, record in message.content.config_records.items():
-            content.config_records[key] = ConfigRecord(dict(record))
-        message.content = content
-        answer = self.app(message, context)
-        if self.counting:
-            self.sizes.append(recorddict_to_proto(answer.content).ByteSize())
-        return answer
+def call(app: ClientApp, message: Message, context: Context) -> Message:
+    """The client app's answer. The mod takes entries out of the configuration that all clients share: each gets its own;
+    arrays are not copied."""
+    content = RecordDict(dict(message.content))
+    for key, record in message.content.config_records.items():
+        content.config_records[key] = ConfigRecord(dict(record))
+    message.content = content
+    return app(message, context)
 
 
 class Calls(Grid):  # type: ignore[misc]
     """A grid that is only calls."""
 
-    def __init__(self, caller: Caller, owners: int, threads: int) -> None:
-        self.caller = caller
+    def __init__(self, app: ClientApp, owners: int, threads: int) -> None:
+        self.app = app
         self.contexts = {NODE + i: _context(NODE + i, {"partition-id": i}) for i in range(owners)}
         self.pool = ThreadPoolExecutor(threads)
         self._run = Run.create_empty(1)
@@ -118,12 +111,12 @@ class Calls(Grid):  # type: ignore[misc]
 
     def _one(self, message: Message) -> Message:
         message.metadata.__dict__["_message_id"] = str(uuid4())
-        answer = self.caller(message, self.contexts[message.metadata.dst_node_id])
+        answer = call(self.app, message, self.contexts[message.metadata.dst_node_id])
         answer.metadata.__dict__["_message_id"] = str(uuid4())
         return answer
 
 
-def backend(caller: Caller, threads: int) -> type[Backend]:
+def backend(app: ClientApp, threads: int) -> type[Backend]:
     """A backend of the Simulation Runtime whose workers are its own threads."""
 
     class Threads(Backend):  # type: ignore[misc]
@@ -141,7 +134,7 @@ def backend(caller: Caller, threads: int) -> type[Backend]:
             pass
 
         def process_message(self, message: Message, context: Context) -> tuple[Message, Context]:
-            return caller(message, context), context
+            return call(app, message, context), context
 
     return Threads
 
@@ -150,7 +143,41 @@ def _context(node: int, config: dict[str, Any]) -> Context:
     return Context(run_id=1, node_id=node, node_config=config, state=RecordDict(), run_config={})
 
 
-def rounds(grid: Grid, case: Case, caller: Caller) -> Figures:
+def cpu_seconds() -> float:
+    """Of this process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            with contextlib.suppress(OSError):
+                parent = int((entry / "stat").read_text().rpartition(")")[2].split()[1])
+                children.setdefault(parent, []).append(int(entry.name))
+    total, family = 0.0, [os.getpid()]
+    while family:
+        pid = family.pop()
+        family += children.get(pid, [])
+        with contextlib.suppress(OSError):
+            total += time.clock_gettime((~pid << 3) | 2)  # its CPU clock: clock_getcpuclockid(3)
+    return total
+
+
+class Counted:
+    """A grid, and the bytes of the answers that came through it while `counting`."""
+
+    def __init__(self, grid: Grid) -> None:
+        self.grid = grid
+        self.counting, self.uploaded = False, 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.grid, name)
+
+    def send_and_receive(self, messages: Iterable[Message], *, timeout: float | None = None) -> Iterable[Message]:
+        answers = list(self.grid.send_and_receive(messages, timeout=timeout))
+        if self.counting:
+            self.uploaded += sum(recorddict_to_proto(answer.content).ByteSize() for answer in answers)
+        return answers
+
+
+def rounds(grid: Grid, case: Case) -> Figures:
     """`case["rounds"]` timed rounds after one that is not."""
     shape = np.load(case["updates"][0], mmap_mode="r").shape
     owners = len(case["updates"])
@@ -169,22 +196,23 @@ def rounds(grid: Grid, case: Case, caller: Caller) -> Figures:
     if case["secure"]:
         shares, threshold = (case["shares"], 2) if case["shares"] else (1.0, 0.5)
         workflow = SecAggPlusWorkflow(shares, threshold, max_weight=float(max(case["examples"])))
+    counted = Counted(grid)
     walls, cpus = [], []
     for number in range(case["rounds"] + 1):
         context.state.array_records[MAIN_PARAMS_RECORD] = compat.parameters_to_arrayrecord(model, keep_input=True)
         context.state.config_records[MAIN_CONFIGS_RECORD] = ConfigRecord({Key.CURRENT_ROUND: number + 1})
-        caller.counting = number == 0
-        wall, cpu = time.perf_counter(), time.process_time()
-        workflow(grid, context)
+        counted.counting = number == 0
+        cpu, wall = cpu_seconds(), time.perf_counter()
+        workflow(counted, context)
         if number:
             walls.append(time.perf_counter() - wall)
-            cpus.append(time.process_time() - cpu)
+            cpus.append(cpu_seconds() - cpu)
     record = context.state.array_records[MAIN_PARAMS_RECORD]
     found = parameters_to_ndarrays(compat.arrayrecord_to_parameters(record, keep_input=True))[0]
     return {
         "seconds": walls,
         "cpu": cpus,
-        "uploaded": sum(caller.sizes),
+        "uploaded": counted.uploaded,
         "error": float(np.max(np.abs(found - np.load(case["exact"])))),
         "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
@@ -193,29 +221,30 @@ def rounds(grid: Grid, case: Case, caller: Caller) -> Figures:
 def main(case: Case) -> Figures:
     """`case`: updates (.npy files), exact (one), examples, rounds, threads, shares (0: one for everybody), secure, engine."""
     logging.getLogger("flwr").setLevel(logging.ERROR)
-    updates = [np.load(path) for path in case["updates"]]
+    paths, examples = case["updates"], case["examples"]
 
     def client(context: Context) -> Any:
         number = int(context.node_config["partition-id"])
-        return Prepared(updates[number], case["examples"][number]).to_client()
+        return Prepared(np.load(paths[number], mmap_mode="r"), examples[number]).to_client()
 
     app = ClientApp(client_fn=client, mods=[secaggplus_mod] if case["secure"] else [])
-    caller = Caller(app)
-    if not case["engine"]:
+    if case["engine"] == "calls":
         TaskIdentity.run_id = TaskIdentity.node_id = TaskIdentity.task_id = 1
-        return rounds(Calls(caller, len(updates), case["threads"]), case, caller)
-    replaced: Any = ModuleType("raybackend")
-    replaced.RayBackend = backend(caller, case["threads"])
-    sys.modules["flwr.server.superlink.fleet.vce.backend.raybackend"] = replaced
+        return rounds(Calls(app, len(paths), case["threads"]), case)
+    if case["engine"] == "threads":
+        replaced: Any = ModuleType("raybackend")
+        replaced.RayBackend = backend(app, case["threads"])
+        sys.modules["flwr.server.superlink.fleet.vce.backend.raybackend"] = replaced
     server, figures = ServerApp(), {}
 
     @server.main()  # type: ignore[untyped-decorator]
     def run(grid: Grid, context: Context) -> None:
-        while len(list(grid.get_node_ids())) < len(updates):
+        while len(list(grid.get_node_ids())) < len(paths):
             time.sleep(0.05)
-        figures.update(rounds(grid, case, caller))
+        figures.update(rounds(grid, case))
 
-    run_simulation(server, app, len(updates), backend_name="threads")
+    resources: Any = {"client_resources": {"num_cpus": 1, "num_gpus": 0}}
+    run_simulation(server, app, len(paths), backend_name=case["engine"], backend_config=resources)
     return figures
 
 

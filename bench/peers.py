@@ -8,7 +8,7 @@ import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -22,22 +22,23 @@ PYTHON = "SMPC_FL_PEERS"
 
 @dataclass(frozen=True)
 class Way:
-    """A way to run Flower: `threads` that run clients; `engine`: its Simulation Runtime, or mere calls; `shares`: of each
-    secret, 0 for one to everybody; `secure`: SecAgg+, or plain FedAvg."""
+    """A way to run Flower: `engine` as `flower.py` has them, `threads` that run clients; `shares` of each secret, 0 for one
+    to everybody, which tolerates as many colluding owners as we do; `secure`: SecAgg+, or plain FedAvg."""
 
     name: str
-    engine: bool
-    threads: int
+    engine: Literal["ray", "threads", "calls"]
+    threads: int = 2
     shares: int = 0
     secure: bool = True
 
 
 WAYS = (
-    Way("SecAgg+, simulation engine", True, 2),
-    Way("SecAgg+, simulation engine, 3 shares", True, 2, shares=3),
-    Way("SecAgg+, mere calls, 1 thread", False, 1),
-    Way("SecAgg+, mere calls, 2 threads", False, 2),
-    Way("FedAvg, simulation engine", True, 2, secure=False),
+    Way("SecAgg+, its simulation engine", "ray"),
+    Way("SecAgg+, the engine without Ray", "threads"),
+    Way("SecAgg+, mere calls, 1 thread", "calls", threads=1),
+    Way("SecAgg+, mere calls, 2 threads", "calls"),
+    Way("SecAgg+, mere calls, 3 shares", "calls", shares=3),
+    Way("FedAvg, its simulation engine", "ray", secure=False),
 )
 
 
