@@ -1,9 +1,7 @@
-"""Wide rounds: N simulated owners of d numbers each on this machine, and what one owner costs at each d.
+"""Wide rounds: N simulated owners of d numbers each, on this machine. (`reckon.py`: what larger ones would take.)
 
     python -m bench.wide                       N = 10, 100, 1,000, 10,000 at d = 100,000, some five minutes on two cores
     python -m bench.wide --owners 10,100       other N; --executor threads|processes|ray; --dimension D; --json FILE
-    python -m bench.wide --cost                CPU of one owner and of its aggregators, d = 10^4 to 10^7: what
-                                               docs/simulation.md reckons from
 
 Every measured round is held against the same sum in plain 64-bit integers, without ring, shares or seals: the model must
 come out the same, bit for bit. The first round, in which workers start and import torch, is not measured.
@@ -15,7 +13,6 @@ import argparse
 import json
 import multiprocessing
 import os
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -35,7 +32,6 @@ from bench import machine
 from smpc_fl.jobs import TrainJob, decode_job, encode_job
 from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import disassemble
-from smpc_fl.nodes.simulation.batch import Shard
 from smpc_fl.nodes.simulation.data import Tensors, holdings, name_of
 from smpc_fl.nodes.simulation.executors import cores, one_torch_thread
 from smpc_fl.nodes.simulation.run import Progress
@@ -213,84 +209,22 @@ def show(rows: Sequence[Wide], executor: str, console: Console) -> dict[str, Any
     return slopes
 
 
-# --- what one owner costs -------------------------------------------------------------------------------------------
-
-
-def cost(dimension: int, owners: int) -> dict[str, float]:
-    """CPU milliseconds of one owner and of all its aggregators together, on one thread, and an aggregator's share of it."""
-    spent = {"hear": 0.0, "expand": 0.0}
-    originals = {name: getattr(Shard, name) for name in spent}
-
-    def timed(name: str) -> Any:
-        def call(*args: Any) -> Any:
-            began = time.thread_time()
-            try:
-                return originals[name](*args)
-            finally:
-                spent[name] += time.thread_time() - began
-
-        return call
-
-    plan = plan_of(dimension)
-    run = sf.simulate(
-        plan, (owners, partial(made, columns=plan.document.inputs.shape[0])), rounds=2, executor="threads", workers=1,
-        k_min=k_min(owners), **OPTIONS,
-    )  # fmt: skip
-    rounds = iter(run)
-    next(rounds)
-    try:
-        for name in spent:
-            setattr(Shard, name, timed(name))
-        before, began = time.process_time(), time.monotonic()
-        next(rounds)
-        whole, seconds = time.process_time() - before, time.monotonic() - began
-    finally:
-        for name, original in originals.items():
-            setattr(Shard, name, original)
-    each = {name: 1000 * value / owners for name, value in spent.items()}
-    return {
-        "dimension": dimension, "owners": owners, "whole": 1000 * whole / owners, "take in": each["hear"],
-        "expand seeds": each["expand"], "owner and coordinator": 1000 * whole / owners - sum(each.values()),
-        "seconds": seconds,
-    }  # fmt: skip
-
-
-def show_costs(rows: Sequence[dict[str, float]], console: Console) -> None:
-    table = Table("d", "whole", "owner, coordinator", f"{AGGREGATORS} aggregators take in", "expand seeds", "N")
-    table.title = "CPU milliseconds for one owner, one core"
-    for row in rows:
-        table.add_row(
-            f"{row['dimension']:,.0f}", f"{row['whole']:.2f}", f"{row['owner and coordinator']:.2f}",
-            f"{row['take in']:.2f}", f"{row['expand seeds']:.2f}", f"{row['owners']:.0f}",
-        )  # fmt: skip
-    console.print(table)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m bench.wide", description=__doc__.partition("\n")[0])
     parser.add_argument("--owners", default="10,100,1000,10000", help="numbers of owners, by commas")
     parser.add_argument("--dimension", type=int, default=100_000, help="parameters of the model")
     parser.add_argument("--executor", default="processes", help="threads, processes, ray, ray://HOST:PORT")
-    parser.add_argument("--cost", action="store_true", help="one owner's cost at several d instead")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     given = parser.parse_args()
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     console = Console(width=120)
     console.print(machine.line())
     found: dict[str, Any] = {"machine": machine.describe()}
-    if given.cost:
-        one_torch_thread()
-        costs = [
-            cost(dimension, owners) for dimension, owners in ((10**4, 300), (10**5, 200), (10**6, 60), (10**7, 12))
-        ]
-        show_costs(costs, console)
-        found["costs"] = costs
-    else:
-        rows = []
-        for owners in map(int, given.owners.split(",")):
-            rows.append(measure(owners, given.dimension, given.executor))
-            console.print(f"N = {owners:,}: {rows[-1].seconds:.2f} s, {'bit-equal' if rows[-1].equal else 'NOT EQUAL'}")
-        found |= {"rows": [asdict(row) for row in rows], "exponents": show(rows, given.executor, console)}
+    rows = []
+    for owners in map(int, given.owners.split(",")):
+        rows.append(measure(owners, given.dimension, given.executor))
+        console.print(f"N = {owners:,}: {rows[-1].seconds:.2f} s, {'bit-equal' if rows[-1].equal else 'NOT EQUAL'}")
+    found |= {"rows": [asdict(row) for row in rows], "exponents": show(rows, given.executor, console)}
     found["load_after"] = machine.describe()["load"]
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))

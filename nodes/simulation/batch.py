@@ -180,7 +180,8 @@ class Shard:
         A share that is in the sum is noted as such, whichever kind it was: the aggregator then releases it with the sum."""
         of, hash_ = ring(self._round.manifest.ring_bits), manifest_hash(self._round.offer.manifest)
         if self._sum_of_vectors is not None:
-            of.add_into(self.sum, np.frombuffer(self._sum_of_vectors(), of.dtype))
+            # The machine has copied it for its journal, and writes no other: it is ours.
+            self.sum = np.frombuffer(self._sum_of_vectors(), of.dtype)
         streams = []
         for place, record in enumerate(self.taken):
             if isinstance(record, SeedTaken) and record.owner in complete:
