@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import msgspec
+import numpy as np
 import structlog
 
 from smpc_fl.errors import InternalError, Unavailable
@@ -39,8 +40,11 @@ from smpc_fl.protocols.commands import (
 )
 from smpc_fl.protocols.messages import ManifestOffer, Votes
 from smpc_fl.protocols.records import KINDS, SECRET, Record
+from smpc_fl.protocols.vectors import VectorOpener
 
 log = structlog.get_logger()
+LONG = 1 << 22
+"""Elements of a vector that is worth a thread of its own: fewer take some milliseconds, and two changes of threads."""
 T = TypeVar("T")
 _TICK = Tick()
 
@@ -107,7 +111,7 @@ class RoundShell:
             if self._closed:
                 return
             if _is_heavy(event):
-                # In a thread: encoding, opening and adding megabytes would hold up every other connection.
+                # In a thread: it would hold up every other connection.
                 commands = await asyncio.to_thread(self.machine.receive, event, time.time())
             else:
                 commands = self.machine.receive(event, time.time())
@@ -243,8 +247,15 @@ def _segments(commands: Sequence[Command]) -> list[_Segment]:
 
 
 def _is_heavy(event: Event) -> bool:
-    if isinstance(event, Computed):
-        return True
-    if not isinstance(event, Received):
-        return False
-    return event.attachment is not None or isinstance(event.message, Votes | ManifestOffer)
+    """Whether what the machine does about it may take long: arithmetic on a long vector, or on all seeds of a round."""
+    match event:
+        case Computed(vector=vector):
+            return (vector.size if isinstance(vector, np.ndarray) else vector.length) > LONG
+        case Received(message=Votes() | ManifestOffer()):
+            return True
+        case Received(attachment=VectorOpener(words=words)):
+            return words.size > LONG
+        case Received(attachment=bytes() | bytearray() | memoryview() as attached):
+            return len(attached) > 4 * LONG
+        case _:
+            return False
