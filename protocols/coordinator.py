@@ -114,6 +114,9 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 }
 """Every change of state: (state, what is complete) -> state."""
 
+MOST_SENTENCES = 20
+"""Owners' refusals that an error quotes."""
+
 _BEFORE_AGREEMENT = (State.PREPARING, State.ENDORSING, State.COLLECTING, State.AGREEING)
 
 
@@ -492,8 +495,10 @@ class CoordinatorRound:
         return []
 
     def _too_few(self) -> SmpcError:
-        """One error for all refusals: their own class when they agree, with every owner's sentence."""
-        said = "; ".join(f"{owner}: {error.message}" for owner, error in sorted(self.refusals.items()))
+        """One error for all refusals: their own class when they agree, with the owners' sentences."""
+        refusals = sorted(self.refusals.items())
+        said = "; ".join(f"{owner}: {error.message}" for owner, error in refusals[:MOST_SENTENCES])
+        said += f"; and {len(refusals) - MOST_SENTENCES:,} more" if len(refusals) > MOST_SENTENCES else ""
         kinds = {type(error) for error in self.refusals.values()}
         kind = kinds.pop() if len(kinds) == 1 else CohortTooSmall
         return kind(f"fewer than k_min = {self.plan.k_min} owners can take part: {said}", phase="collecting")
