@@ -197,7 +197,7 @@ class Run:
             except StopIteration:
                 if at == len(self.rounds):
                     return
-            except SmpcError:
+            except BaseException:  # also Ctrl-C: who iterates again goes on
                 self._events = self._rounds()
                 raise
 

@@ -99,8 +99,9 @@ def run_batch(setting: Setting, batch: Batch) -> Partial:
     round_ = _read(setting)
     shards = {aggregator: Shard(round_, aggregator) for aggregator, _ in setting.prepared}
     said = [_Exchange(round_, owner, batch.data, shards).run() for owner in batch.owners]
+    complete = {word.sender for word in said if isinstance(round_.coordinator.read(word), Reported)}
     for shard in shards.values():
-        shard.expand({word.sender for word in said if isinstance(round_.coordinator.read(word), Reported)})
+        shard.expand(complete)
     return Partial(
         len(batch.owners),
         {aggregator: shard.taken for aggregator, shard in shards.items()},
@@ -225,9 +226,8 @@ class _Exchange:
         raise InternalError(f"the simulated owner {self._party.id} fell silent in state {self._machine.state.value}")
 
     def _report(self, send: Send) -> list[Event]:
-        self._machine.uploaded += len(encode(send.signed)) + (
-            memoryview(send.attachment).nbytes if send.attachment else 0
-        )
+        attached = 0 if send.attachment is None else memoryview(send.attachment).nbytes
+        self._machine.uploaded += len(encode(send.signed)) + attached
         answers = self._shards[send.to].hear(self._party.id, send.signed, send.attachment)
         return [Received(send.to, self._party.read(answer.signed), answer.signed) for answer in answers]
 

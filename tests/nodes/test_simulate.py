@@ -250,6 +250,21 @@ def test_a_cancelled_run_ends_before_the_next_round() -> None:
         run.wait()
 
 
+def test_a_run_that_was_interrupted_goes_on() -> None:
+    def interrupt(progress: Progress) -> None:
+        if progress.round == 2 and not interrupted:
+            interrupted.append(progress)
+            raise KeyboardInterrupt
+
+    interrupted: list[Progress] = []
+    run = sf.simulate(PLAN, (9, made), rounds=3, seed=SEED, progress=interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        run.wait()
+    assert run.status == "running"
+    assert len(run.rounds) == 1
+    np.testing.assert_array_equal(run.wait().vector, in_the_clear(job_of(3), named(9), 9))
+
+
 def test_progress_counts_every_owner_of_every_protocol_round() -> None:
     heard: list[Progress] = []
     sf.simulate(
