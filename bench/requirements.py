@@ -76,9 +76,9 @@ def pairs(found: Pairs) -> list[Row]:
     return rows
 
 
-def crypto(stages: Sequence[Stage], memcpy: float) -> list[Row]:
-    """One core, all of a side in one go."""
-    rows = []
+def crypto(stages: Sequence[Stage], memcpy: float, clips: int) -> list[Row]:
+    """One core, all of a side in one go. `clips`: clipped owners that the sum told of, where there was one."""
+    rows = [Row("clipped owners that the sum tells of, of 1", clips, 1, least=True)]
     for name in ("owner side", "aggregator side", "expand"):
         stage = next(stage for stage in stages if stage.name == name)
         note = f"memcpy at {memcpy:.1f} GB/s"

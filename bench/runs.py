@@ -38,7 +38,7 @@ class Bench:
         if task.bits is None:
             speeds = stages.machine_speeds(task, repeats)
             self.report.ceilings(speeds, machine.disk_seconds(4 << 20, repeats))
-            self.report.requirements(requirements.crypto(found, speeds["memcpy"]))
+            self.report.requirements(requirements.crypto(found, speeds["memcpy"], stages.clips_told(task)))
 
     def pairs(self, task: Task, *, repeats: int, seconds: float) -> Mapping[Kind, Measured]:
         """All sides at once: the comparison that matters most."""

@@ -60,6 +60,16 @@ def machine_speeds(task: Task, repeats: int) -> dict[str, float]:
     return {name: size / median(times) / 1e9 for name, times in compare(ceilings(size), repeats).items()}
 
 
+def clips_told(task: Task) -> int:
+    """How many owners the decoded sum says were clipped, when the update of one of them was far too long."""
+    fixed = task.numbers.fixed_point
+    total = fixed.ring.zeros(task.layout.length)
+    for owner in range(3):
+        update = task.update(owner) * np.float32(10.0 if owner == 1 else 1.0)
+        fixed.ring.add_into(total, task.vector(owner, update).encode(fixed))
+    return disassemble(fixed.decode(total), task.layout).clipped
+
+
 def _works(task: Task) -> tuple[dict[str, Work], dict[str, tuple[str, dict[str, int]]]]:
     """The stages, and for each its side and the ceilings that it is made of."""
     fixed = task.numbers.fixed_point

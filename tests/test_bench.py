@@ -104,6 +104,11 @@ def test_stages_are_held_against_what_they_are_made_of() -> None:
         assert stage.ceiling > 0
         assert stage.speed == pytest.approx(stage.size / stage.seconds / 1e9)
     assert found["subtract"].made_of == "AES-CTR"
+    assert stages.clips_told(SMALL) == 1
+    rows = requirements.crypto(list(found.values()), 5.0, 1)
+    assert [row.name for row in rows if row.limit == 8.0] == [
+        "crypto alone, owner side", "crypto alone, aggregator side", "crypto alone, expand",
+    ]  # fmt: skip
     assert set(stages.machine_speeds(SMALL, 2)) == {"memcpy", "AES-CTR", "AES-GCM"}
     assert machine.disk_seconds(4096, 2) > 0
     assert "cores" in machine.line()
