@@ -50,7 +50,7 @@ class Aggregator(Node):
         self.config = config
         self._rounds: dict[Key, RoundShell] = {}
         self._by_manifest: dict[bytes, Key] = {}
-        self._uploads = Uploads(config.policy.uploads)
+        self._uploads = Uploads(config.policy.upload_memory << 20)
 
     async def open(self) -> None:
         for stream in self.journal.streams("round/"):
@@ -74,7 +74,7 @@ class Aggregator(Node):
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         if not isinstance(message, VectorReport):
             raise MalformedMessage("nothing but a vector report comes with so much attached", peer=link.peer)
-        upload = await self._uploads.begin()
+        upload = await self._uploads.begin(size)
         try:
             shell = await self._round_of(link, message)
             assert shell is not None

@@ -199,7 +199,7 @@ class AggregatorRound:
             machine._apply(record)
         if machine.state in _ENDED or machine.manifest is None:
             return machine
-        if bulk is not None:
+        if bulk:
             machine._sum = ring(machine.manifest.ring_bits).from_bytes(bulk, machine.manifest.dimension)
         elif any(isinstance(record, VectorAdded) for record in records):
             machine._lost = True
@@ -532,6 +532,7 @@ class AggregatorRound:
             raise Unavailable(_LOST, phase=self.state.value)
         if self._partial is None:
             self._partial = self._seal_partial()
+            self._sum = self._copy = None  # nothing is added any more; the disk has the sum
         return self._partial
 
     def _seal_partial(self) -> Send:

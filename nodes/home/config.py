@@ -162,9 +162,14 @@ class OwnerConfig(_Node, frozen=True, kw_only=True, tag="owner"):
 
 class AggregatorPolicy(_Table, frozen=True, kw_only=True):
     k_min: Annotated[int, Meta(ge=2, le=4096, description="Fewest owners in a sum that this aggregator releases.")] = 3
-    uploads: Annotated[
-        int, Meta(ge=1, le=256, description="Owners' vectors taken in at a time: each needs its own size in memory.")
-    ] = 4
+    upload_memory: Annotated[
+        int,
+        Meta(
+            ge=1,
+            le=1 << 16,
+            description="MiB for owners' vectors on their way in; other owners wait. Two are taken in whatever their size.",
+        ),
+    ] = 16
 
 
 class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
