@@ -61,7 +61,7 @@ class Task:
 
     @property
     def tolerance(self) -> float:
-        return 1e-3 if self.bits is None or self.bits >= 32 else 1.0
+        return 1e-2 if self.bits is None or self.bits >= 32 else 1.0  # the default of a job
 
     @property
     def numbers(self) -> Numbers:
