@@ -14,6 +14,7 @@ import numpy as np
 from bench.machine import Work, ceilings, compare
 from bench.task import Task
 from smpc_fl.learning.update import disassemble
+from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.prg import add_streams
 from smpc_fl.protocols import vectors
 from smpc_fl.shares import Context, split, stream
@@ -41,6 +42,7 @@ class Stage:
 
 
 def measure(task: Task, repeats: int) -> list[Stage]:
+    keep_freed_memory()  # as every node does: the pages of a fresh vector are no part of the arithmetic
     works, needs = _works(task)
     size = 4 * task.dimension
     seconds = compare({**ceilings(size), **works}, repeats)
