@@ -108,7 +108,7 @@ class Report:
         for row in self.rows:
             limit = "" if row.limit is None else f"{'>=' if row.least else '<='} {row.limit:g}"
             verdict = f"[{colour[row.verdict]}]{row.verdict}[/]"
-            table.add_row(row.name, f"{row.figure:.3g} {row.unit}", limit, verdict, row.note)
+            table.add_row(row.name, f"{row.figure:.4g} {row.unit}", limit, verdict, row.note)
         self.console.print(table)
         self.data["requirements"] = [asdict(row) | {"verdict": row.verdict} for row in self.rows]
         self.data["load_after"] = machine.describe()["load"]

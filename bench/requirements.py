@@ -48,7 +48,7 @@ class Row:
 def uploads(grid: Sequence[Measured], packed: Measured | None) -> list[Row]:
     """Bytes on the owners' sockets over what the float32 vectors are."""
     rows = [
-        Row(f"upload / 4d, {_bits(m)} bits, m = {m.task.aggregators}, {_size(m)}", _upload(m), 1.01, "x")
+        Row(f"upload / 4d, {_bits(m)} bits, {_size(m)}", _upload(m), 1.01, "x")
         for m in grid
         if m.kind.what == "secure" and m.task.owners == 10 and m.task.dimension == 10**6
     ]
@@ -60,7 +60,7 @@ def uploads(grid: Sequence[Measured], packed: Measured | None) -> list[Row]:
 def pairs(found: Pairs) -> list[Row]:
     """Secure against plain in the three pairs, and plain against the bare yardstick."""
     rows = []
-    size = _size(found[SECURE])
+    size, plain_size = _size(found[SECURE]), _size(found[PLAIN])
     for letter, secure, plain, limits in (
         ("a", SECURE, PLAIN_TLS, (1.25, 1.5)),
         ("b", SECURE_TLS, PLAIN_TLS, (1.7, 1.7)),
@@ -71,8 +71,8 @@ def pairs(found: Pairs) -> list[Row]:
         rows.append(Row(f"({letter}) {secure} / {plain}, wall, {size}", wall, limits[0], "x"))
         rows.append(Row(f"({letter}) {secure} / {plain}, CPU, {size}", cpu, limits[1], "x", note=note))
     for plain, bare in ((PLAIN, BARE), (PLAIN_TLS, BARE_TLS)):
-        rows.append(Row(f"{plain} / {bare}, wall, {size}", ratio(found[plain], found[bare], "wall"), 1.2, "x"))
-        rows.append(Row(f"{plain} / {bare}, CPU, {size}", ratio(found[plain], found[bare], "cpu"), 1.2, "x"))
+        rows.append(Row(f"{plain} / {bare}, wall, {plain_size}", ratio(found[plain], found[bare], "wall"), 1.2, "x"))
+        rows.append(Row(f"{plain} / {bare}, CPU, {plain_size}", ratio(found[plain], found[bare], "cpu"), 1.2, "x"))
     return rows
 
 

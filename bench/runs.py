@@ -38,7 +38,6 @@ class Bench:
         if (task.dimension, task.bits) == (10**6, 32):
             speeds = stages.machine_speeds(task, repeats)
             self.report.ceilings(speeds, machine.disk_seconds(4 << 20, repeats))
-        if task.bits is None and task.dimension == 10**6:
             self.report.requirements(requirements.crypto(found, speeds["memcpy"], stages.clips_told(task)))
 
     def pairs(self, task: Task, *, repeats: int, seconds: float) -> Mapping[Kind, Measured]:

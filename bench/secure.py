@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.homes import COORDINATOR, Certificates, make_homes
 from bench.processes import START_TIMEOUT, Side, log_to
-from bench.task import CLIP, K_MIN, MAX_SAMPLES, Task, Vector
+from bench.task import CLIP, K_MIN, MAX_SAMPLES, TOLERANCE, Task, Vector
 from smpc_fl.errors import SmpcError
 from smpc_fl.hashing import Buffer
 from smpc_fl.learning.update import disassemble
@@ -108,7 +108,7 @@ class _Owner(Owner):
     def _expected(self, manifest: Manifest) -> Expected | None:
         task = self.task
         names = tuple(task.names)
-        return Expected("train", task.digest, task.layout.length, CLIP, MAX_SAMPLES, task.tolerance, names)
+        return Expected("train", task.digest, task.layout.length, CLIP, MAX_SAMPLES, TOLERANCE, names)
 
     async def _compute(self, key: Key, model: Buffer) -> None:
         shell = self._rounds[key]
