@@ -56,7 +56,12 @@ LONGEST_ROUND = 7 * 24 * 3600.0
 
 def manifest_hash(signed: Signed) -> bytes:
     """The 32 bytes that everything in an attempt is bound to: over the coordinator's very bytes."""
-    return digest("smpc-fl/1 manifest", signed.sender.encode(), signed.body)
+    return _hash(signed.body, signed.sender)
+
+
+@lru_cache(maxsize=4)
+def _hash(body: bytes, sender: str) -> bytes:
+    return digest("smpc-fl/1 manifest", sender.encode(), body)
 
 
 def read(signed: Signed) -> Manifest:
@@ -237,8 +242,9 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
     cohort, aggregators = manifest.cohort, aggregator_ids(manifest)
     if not (_ascending(cohort) and _ascending(aggregators)):
         raise refuse("cohort and aggregators must be sorted, without doubles")
-    for stranger in filterfalse(party.membership.owner_ids.__contains__, cohort):
-        party.key_of(stranger, "owner")  # which says what is wrong with it
+    members = party.membership.owner_ids
+    if not members.issuperset(cohort):
+        party.key_of(next(filterfalse(members.__contains__, cohort)), "owner")  # which says what is wrong with it
     if rules.aggregators is not None and frozenset(aggregators) != rules.aggregators:
         raise AggregatorsNotPinned(
             f"the manifest names the aggregators {', '.join(aggregators)}, this node has pinned "
