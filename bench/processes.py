@@ -8,6 +8,7 @@ aggregators of the secure side are started as a deployment starts them. CPU seco
 from __future__ import annotations
 
 import contextlib
+import gc
 import multiprocessing
 import os
 import time
@@ -58,9 +59,10 @@ class Side:
         self.roles.setdefault(role, []).append(process.pid)
 
     def spawn_driver(self, role: str, target: Callable[..., None], *args: Any) -> None:
-        """The process that is told how many rounds to do."""
+        """The process that is told how many rounds to do. What it inherits of modules that a server or coordinator would
+        not have is no garbage collection's business."""
         self.driver, theirs = _context.Pipe()
-        self.spawn(role, target, theirs, *args)
+        self.spawn(role, _frozen, target, theirs, *args)
         theirs.close()
 
     def hear(self, timeout: float) -> Any:
@@ -121,6 +123,11 @@ class Side:
 
     def __exit__(self, *error: object) -> None:
         self.stop()
+
+
+def _frozen(target: Callable[..., None], *args: Any) -> None:
+    gc.freeze()
+    target(*args)
 
 
 def log_to(path: Path) -> None:

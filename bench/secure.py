@@ -137,7 +137,9 @@ class _Coordinator(Coordinator):
         self.pipe, self.task, self.exact = pipe, task, exact
         self.model = np.zeros(task.dimension, np.float32)
         self.number = 0
-        self._shells: list[RoundShell] = []
+        self._shell: RoundShell | None = None
+        self._closing: list[RoundShell] = []
+        self._numbers = task.numbers
         self._values = Values(self.home / "values")
         self._verifying = 0.0
 
@@ -165,18 +167,18 @@ class _Coordinator(Coordinator):
         }
 
     async def _to_runs(self, event: Received) -> None:
-        for shell in self._shells:
-            await shell.feed(event)
+        if self._shell is not None:
+            await self._shell.feed(event)
 
     async def peer_up(self, peer: str, role: str) -> None:
-        for shell in self._shells:
+        for shell in [*self._closing, *([self._shell] if self._shell else [])]:
             await shell.feed(PeerUp(peer))
 
     async def _round(self) -> tuple[float, Released]:
         began = time.perf_counter()
-        task, numbers = self.task, self.task.numbers
+        task = self.task
         plan = RoundPlan(
-            RUN, self.number, 0, "train", tuple(task.names), tuple(task.aggregator_names), task.layout.length, numbers,
+            RUN, self.number, 0, "train", tuple(task.names), tuple(task.aggregator_names), task.layout.length, self._numbers,
             CLIP, MAX_SAMPLES, K_MIN, 600.0, 600.0, task.digest, self.model.data.cast("B"), (),
         )  # fmt: skip
         self.number += 2
@@ -191,7 +193,7 @@ class _Coordinator(Coordinator):
 
         stream = f"round/{RUN.hex()}/{plan.round}/0"
         shell = RoundShell(stream=stream, journal=self.journal, build=build, send=self.send, finished=finished)
-        self._shells = [*self._shells[-7:], shell]
+        self._shell = shell
         await shell.start()
         released = await done
         if not isinstance(released, Released):
@@ -203,7 +205,7 @@ class _Coordinator(Coordinator):
         return seconds, released
 
     def _mean(self, released: Released) -> Vector:
-        total = disassemble(self.task.numbers.fixed_point.decode(released.total), self.task.layout)
+        total = disassemble(self._numbers.fixed_point.decode(released.total), self.task.layout)
         mean = np.empty(self.task.dimension, np.float32)
         np.divide(total.sum, total.total_weight, out=mean, casting="same_kind")
         return mean
@@ -214,6 +216,7 @@ class _Coordinator(Coordinator):
         assert isinstance(machine, CoordinatorRound)
         for name in self.task.names:
             await self.tell(name, RoundClosed(machine.manifest_hash, True))
+        self._shell, self._closing = None, [*self._closing[-7:], shell]
         await asyncio.to_thread(self._values.write, 1 + self.number // 2 % 2, self.model.data.cast("B"))
         await self.journal.append(f"run/{RUN.hex()}", "result", b"")
         await self.journal.erase(stream)
