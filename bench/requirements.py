@@ -122,6 +122,30 @@ def growth(grid: Sequence[Measured]) -> list[Row]:
     return rows
 
 
+def rest(grid: Sequence[Measured], stages: Sequence[Stage]) -> list[Row]:
+    """What a secure round costs more than a plain one, both on bare sockets, at N = 10, d = 10^6, m = 3: what of it does not
+    depend on d (a line through 10^5 and 10^6), what is arithmetic and cryptography (the stages, as often as they are
+    done), and what is left for journals, digests and the partial sums' way."""
+    at = {(m.kind.what, m.task.dimension): m.cpu for m in grid if m.task.owners == 10 and m.task.aggregators == 3}
+    wanted = [(what, d) for what in ("plain", "secure") for d in (10**5, 10**6)]
+    if not all(place in at for place in wanted) or not stages:
+        return []
+    fixed = {
+        what: at[what, 10**5] - (at[what, 10**6] - at[what, 10**5]) / 9 for what in ("plain", "secure")
+    }  # fmt: skip
+    costs = {stage.name: stage.seconds for stage in stages}
+    crypto = 10 * (costs["owner side"] + costs["aggregator side"] + 2 * costs["expand"])
+    crypto += 3 * (costs["seal"] + costs["open"] + costs["add"]) + costs["finish"]
+    more = at["secure", 10**6] - at["plain", 10**6]
+    still = fixed["secure"] - fixed["plain"]
+    return [
+        Row("(c) CPU that secure takes more, N = 10, d = 1e6, m = 3", 1000 * more, None, "ms"),
+        Row("(c) of it whatever d is: messages, signatures, commits", 1000 * still, None, "ms"),
+        Row("(c) of it arithmetic and cryptography", 1000 * crypto, None, "ms"),
+        Row("(c) of it the rest: spool, digests, partial sums", 1000 * (more - still - crypto), None, "ms"),
+    ]
+
+
 def idle(nodes: Sequence[Idle]) -> list[Row]:
     """At rest; an owner, which holds data and computes on it, is reported apart."""
     rows = []

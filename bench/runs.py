@@ -31,6 +31,7 @@ class Bench:
     def __init__(self, name: str) -> None:
         self.report = Report(name)
         self.grid: list[Measured] = []
+        self.stages_found: list[stages.Stage] = []
 
     def stages(self, task: Task, repeats: int) -> None:
         found = stages.measure(task, repeats)
@@ -39,6 +40,7 @@ class Bench:
             speeds = stages.machine_speeds(task, repeats)
             self.report.ceilings(speeds, machine.disk_seconds(4 << 20, repeats))
             self.report.requirements(requirements.crypto(found, speeds["memcpy"], stages.clips_told(task)))
+            self.stages_found = found
 
     def pairs(self, task: Task, *, repeats: int, seconds: float) -> Mapping[Kind, Measured]:
         """All sides at once: the comparison that matters most."""
@@ -90,6 +92,7 @@ class Bench:
         if many is not None and few is not None:
             self.report.requirements(requirements.memory(many, few))
         self.report.requirements(requirements.growth(self.grid))
+        self.report.requirements(requirements.rest(self.grid, self.stages_found))
 
     def _compare(self, wanted: list[tuple[Kind, Task]], repeats: int, seconds: float) -> list[Measured]:
         task = wanted[0][1]

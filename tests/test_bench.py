@@ -168,6 +168,20 @@ def test_what_must_be_shown_is_read_off_the_figures() -> None:
     assert [row.figure for row in requirements.memory(grid[1], grid[1])] == [0.0, 0.0]
 
 
+def test_what_secure_takes_more_is_divided() -> None:
+    grid = [
+        _result(kind, Task(10, d), cost + d * 1e-7 * roles)
+        for kind, cost, roles in ((PLAIN, 0.01, 1.5), (SECURE, 0.1, 1.0))
+        for d in (10**5, 10**6)
+    ]
+    rows = requirements.rest(grid, stages.measure(SMALL, 1))
+    more, fixed, crypto, left = (row.figure for row in rows)
+    assert more == pytest.approx(1000 * (3 * 0.2 - 2 * 0.16))
+    assert fixed == pytest.approx(1000 * (3 * 0.1 - 2 * 0.01))
+    assert crypto + left == pytest.approx(more - fixed)
+    assert not requirements.rest(grid[:3], [])
+
+
 def _contest(task: Task) -> Contest:
     way = Way("SecAgg+", "ray")
     return Contest(
