@@ -27,6 +27,7 @@ from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode_message
 from smpc_fl.protocols.manifest import choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
+    PROTOCOL_VERSION,
     Endorsement,
     JobAnswer,
     JobOffer,
@@ -192,7 +193,7 @@ class Hostile:
         )  # fmt: skip
         party = self.disk.party("coordinator")
         manifest = Manifest(
-            version=1,
+            version=PROTOCOL_VERSION,
             federation=party.federation,
             roster_hash=party.membership.roster_hash,
             run=message.run,

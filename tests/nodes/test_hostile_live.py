@@ -39,6 +39,7 @@ from smpc_fl.jobs import TrainJob
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.protocols.manifest import manifest_hash, model_digest
 from smpc_fl.protocols.messages import (
+    PROTOCOL_VERSION,
     AbortRequest,
     Endorsement,
     FreezeRequest,
@@ -115,7 +116,7 @@ def secrets_heard(world: Hostile) -> list[Message]:
 
 
 MANIFESTS: dict[str, tuple[dict[str, Any], type[SmpcError], type[SmpcError] | None, str]] = {
-    "another version": ({"version": 2}, VersionMismatch, VersionMismatch, "same release"),
+    "another version": ({"version": PROTOCOL_VERSION + 1}, VersionMismatch, VersionMismatch, "same release"),
     "a low k_min": ({"k_min": 2}, CohortTooSmall, CohortTooSmall, "add owners"),
     "two owners": ({"cohort": ["alice", "bob"]}, CohortTooSmall, CohortTooSmall, "add owners"),
     "a stranger": ({"cohort": ["alice", "bob", "zoe"]}, UnknownMember, UnknownMember, "zoe"),

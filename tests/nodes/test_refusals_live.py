@@ -30,6 +30,7 @@ from smpc_fl.errors import (
 from smpc_fl.nodes.home.keys import make_key
 from smpc_fl.nodes.net import dialer
 from smpc_fl.nodes.net.handshake import authenticate
+from smpc_fl.protocols.messages import PROTOCOL_VERSION
 
 NAMES = ("alice", "bob", "carol", "dave")
 GOOD = ["alice", "bob", "carol"]
@@ -117,7 +118,7 @@ def test_a_plan_that_owners_do_not_run_is_refused(fed: sf.Federation, monkeypatc
 def test_another_version_of_the_protocol_is_refused_by_name(
     fed: sf.Federation, world: OnDisk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dialer, "authenticate", partial(authenticate, version=2))
+    monkeypatch.setattr(dialer, "authenticate", partial(authenticate, version=PROTOCOL_VERSION + 1))
     with pytest.raises(VersionMismatch, match="install the same release"):
         sf.connect(world.researcher("assistant"))
 
