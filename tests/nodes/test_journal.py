@@ -18,7 +18,7 @@ import pytest
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.nodes.home.group_commit import GROUP
-from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.home.journal import _SCHEMA, Journal
 
 
 @pytest.fixture
@@ -53,6 +53,35 @@ async def test_streams_are_listed_by_prefix_in_the_order_they_began(journal: Jou
     assert journal.streams("round/") == ["round/b", "round/a"]
     assert journal.streams("ro%") == ["ro%nd/"]
     assert journal.streams("nothing") == []
+
+
+async def test_streams_of_ended_rounds_are_left_out(journal: Journal) -> None:
+    kinds = {"round/1": "ac", "round/2": "a", "round/3": "ba", "round/4": "b", "run/1": "c"}
+    for stream, each in kinds.items():
+        await journal.append_all(stream, [(kind, b"data") for kind in each])
+    assert journal.streams("round/", without={"c"}) == ["round/2", "round/3", "round/4"]
+    assert journal.streams("round/", without=["c", "b"]) == ["round/2"]
+    assert journal.streams(without=["a"]) == ["round/4", "run/1"]
+    assert journal.streams("round/", without=[]) == ["round/1", "round/2", "round/3", "round/4"]
+
+
+def test_which_rounds_are_open_is_read_from_the_index_alone(path: Path) -> None:
+    """A journal of years must not be read from end to end before the node is back."""
+    Journal.open(path).close()
+    with contextlib.closing(sqlite3.connect(path)) as db:
+        plan = db.execute(
+            "EXPLAIN QUERY PLAN SELECT stream FROM records WHERE stream >= 'round/' AND stream < 'round0' GROUP BY stream "
+            "HAVING NOT max(kind IN ('Closed')) ORDER BY min(id)"
+        ).fetchall()
+    assert "USING COVERING INDEX by_stream_kind" in plan[0][3]
+
+
+def test_killed_at_its_first_start(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smpc_fl.nodes.home.journal._SCHEMA", _SCHEMA.replace("COMMIT", "SELECT * FROM no_such_table"))
+    with pytest.raises(Unavailable, match="cannot be opened"):
+        Journal.open(path)
+    monkeypatch.undo()
+    Journal.open(path).close()
 
 
 async def test_named_values(journal: Journal) -> None:

@@ -506,7 +506,7 @@ PRAGMA user_version = 1;
 """
 
 
-async def test_a_journal_of_the_release_before_gains_the_table(path: Path) -> None:
+async def test_a_journal_of_an_earlier_release_is_brought_up_to_date(path: Path) -> None:
     path.parent.mkdir()
     with contextlib.closing(sqlite3.connect(path)) as old:
         old.executescript(_VERSION_1)
@@ -516,8 +516,12 @@ async def test_a_journal_of_the_release_before_gains_the_table(path: Path) -> No
             assert (journal.read_bulk("s") is None) == (number == 0)
             await journal.append_all("s", [("new", b"")], bulk=b"data")
     with contextlib.closing(sqlite3.connect(path)) as db:
-        assert db.execute("PRAGMA user_version").fetchone() == (2,)
-        db.execute("PRAGMA user_version = 3")
+        assert db.execute("PRAGMA user_version").fetchone() == (3,)
+        indexes = [
+            name for (name,) in db.execute("SELECT name FROM sqlite_schema WHERE type = 'index' AND sql NOT NULL")
+        ]
+        assert indexes == ["by_stream_kind"]
+        db.execute("PRAGMA user_version = 4")
     with pytest.raises(Unavailable, match="not a journal of this release"):
         Journal.open(path)
 
