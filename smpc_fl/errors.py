@@ -14,10 +14,12 @@
     │   ├── PermissionDenied        reading something private without an approved request
     │   ├── JobNotApproved          the owner has not approved this job's digest (or has rejected it)
     │   ├── IsolationRefused        weights, operands or cohorts that would isolate one owner
+    │   ├── SubtractionRefused      a sum that could be subtracted from an earlier one, down to fewer than k_min owners
     │   ├── CohortTooSmall          fewer owners than k_min
     │   ├── AggregatorsNotPinned    a manifest names aggregators that this owner has not pinned
     │   ├── ManifestRefused         a manifest breaks another of this node's rules
     │   ├── ReportTooLate           a report after the list was frozen
+    │   ├── RolledBack              this node was restored from an older copy of its disk: a peer remembers more
     │   ├── ModelMismatch           the model is not the one whose digest the manifest carries
     │   ├── UnknownMember           the peer is not in the roster
     │   ├── RevokedKey              the peer's key was revoked
@@ -97,6 +99,9 @@ class JobNotApproved(Refused): ...
 class IsolationRefused(Refused): ...
 
 
+class SubtractionRefused(Refused): ...
+
+
 class CohortTooSmall(Refused): ...
 
 
@@ -107,6 +112,9 @@ class ManifestRefused(Refused): ...
 
 
 class ReportTooLate(Refused): ...
+
+
+class RolledBack(Refused): ...
 
 
 class ModelMismatch(Refused): ...
