@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -12,6 +13,7 @@ from bench.homes import COORDINATOR, make_homes
 from bench.processes import cpu_seconds, memory
 from bench.task import Task
 from smpc_fl.nodes.children import Child
+from smpc_fl.nodes.hardening import SWITCH
 
 START_TIMEOUT = 60.0
 
@@ -30,6 +32,7 @@ class Idle:
 
 def measure(folder: Path, rest: float) -> list[Idle]:
     """One node of each role, of a federation whose members are all up, watched for `rest` seconds."""
+    os.environ[SWITCH] = "1"  # /proc/PID/maps of a hardened process is for root
     task = Task(3, 1000, 2)
     homes = make_homes(folder, task, certificates=None)
     roles = [(COORDINATOR, "coordinator"), *((name, "aggregator") for name in task.aggregator_names)]

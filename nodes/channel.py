@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import structlog
 
 from smpc_fl.errors import PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
+from smpc_fl.nodes.hardening import harden
 from smpc_fl.nodes.home.config import ResearcherConfig
 from smpc_fl.nodes.home.keys import load_key
 from smpc_fl.nodes.home.membership import LiveMembership
@@ -54,6 +55,7 @@ class Channel:
     """A researcher's connection. `runs`: by run id, who wants to hear of it."""
 
     def __init__(self, config: ResearcherConfig) -> None:
+        harden()  # the caller's process: it holds the researcher's key from here on
         self.members = LiveMembership(config)
         self.me = LocalMember(config.id, "researcher", load_key(config.key), self.members)
         self.config = config

@@ -21,6 +21,7 @@ import structlog
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.hardening import harden_node
 from smpc_fl.nodes.home import files, keys
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
 from smpc_fl.nodes.home.journal import Journal
@@ -262,6 +263,7 @@ def run_node(node: Callable[[], Node], level: str, *, listen_fd: int | None, wit
         await made.run()
 
     configure(level)
+    harden_node()  # before any key is loaded
     keep_freed_memory()
     asyncio.run(live())
 

@@ -86,7 +86,9 @@ class Root(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         from smpc_fl.errors import InternalError, SmpcError
+        from smpc_fl.nodes.hardening import harden
 
+        harden()  # most commands load a key, or data
         try:
             return super().invoke(ctx)
         except SmpcError as error:
