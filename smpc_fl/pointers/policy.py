@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from smpc_fl.errors import BadInput, CohortTooSmall, IsolationRefused, ShapeMismatch, WeightOutOfRange
 from smpc_fl.jobs import AggregateJob
 from smpc_fl.pointers.lineage import Expression, Registered, dataset_of, decode_expression, describe, names
-from smpc_fl.pointers.shapes import MAX_ELEMENTS, Spec, infer_expression
+
+if TYPE_CHECKING:
+    from smpc_fl.pointers.shapes import Spec
 
 Weightings = Literal["one", "each-kind"]
 """How many weightings of one lineage an owner takes part in unasked: one, or one of each kind (by rows, equal, given)."""
@@ -47,6 +49,8 @@ def check_aggregate(job: AggregateJob, cohort: Sequence[str], *, leaves: Mapping
 
     Raises `CohortTooSmall`, `IsolationRefused`, `WeightOutOfRange`, `ShapeMismatch`, `BadInput`, `PermissionDenied` or
     `MalformedMessage`; all of it follows from the job and from public metadata."""
+    from smpc_fl.pointers.shapes import MAX_ELEMENTS, infer_expression  # torch: a node that is back speaks before that
+
     check_cohort(cohort, k_min)
     if list(cohort) != sorted(cohort):
         raise IsolationRefused("the owners of an aggregate are named in sorted order, so that weights are theirs")
