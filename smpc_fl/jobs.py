@@ -6,12 +6,13 @@ and the most rounds. An owner runs the very bytes that were hashed.
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Literal
 
 import msgspec
 from msgspec import Meta
 
-from smpc_fl.errors import MalformedMessage
+from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import digest
 
 Positive = Annotated[float, Meta(gt=0)]
@@ -20,6 +21,10 @@ RingBits = Annotated[int, Meta(ge=8, le=64)] | Literal["fit"]
 """Bits of the ring that sums are made in: so many, or "fit", the fewest that the tolerance and the capacity rule allow."""
 UpdateBits = Annotated[int, Meta(ge=2, le=64)]
 TensorName = Annotated[str, Meta(min_length=1, max_length=256)]
+MAX_SIZE = 1 << 30
+"""Elements of an aggregate, at most."""
+LEAST_WEIGHT = 2.0**-39
+"""Of a researcher's weights, the largest being 1: 1 / weight is a manifest's `max_samples`, which ends at 2^40."""
 
 
 class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True): ...
@@ -103,17 +108,23 @@ class AggregateJob(_Value, frozen=True, tag=True):
     """One element-wise mean or sum over owners of the value of one expression (`pointers.lineage`, canonical bytes).
 
     Each owner evaluates the expression on its own registered tensors, so operands cannot differ in lineage. `weights`:
-    the researcher's, by sorted owner id, each in (0, 1], or None: rows / max_samples for a mean, 1 for a sum. Values
+    the researcher's, by sorted owner id, each in [LEAST_WEIGHT, 1], or None: rows / max_samples for a mean, 1 for a sum. Values
     beyond ±bound saturate; how many owners had any is one slot of the secure vector."""
 
     expression: Annotated[bytes, Meta(max_length=1 << 23)]
     reduce: Literal["mean", "sum"]
-    shape: Annotated[list[Annotated[int, Meta(ge=0)]], Meta(max_length=16)]
+    shape: Annotated[list[Annotated[int, Meta(ge=0, le=MAX_SIZE)]], Meta(max_length=16)]
     bound: Positive
-    weights: Annotated[list[Annotated[float, Meta(gt=0, le=1)]], Meta(max_length=4096)] | None = None
+    weights: (
+        Annotated[list[Annotated[float, Meta(ge=LEAST_WEIGHT, le=1)]], Meta(min_length=1, max_length=4096)] | None
+    ) = None
     max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 1_000_000
     tolerance: Positive = 1e-3
     ring_bits: RingBits | None = None
+
+    def __post_init__(self) -> None:
+        if math.prod(self.shape) > MAX_SIZE:
+            raise BadInput(f"an aggregate has at most {MAX_SIZE} elements: reduce first")
 
 
 Job = TrainJob | AggregateJob

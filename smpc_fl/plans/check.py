@@ -14,7 +14,7 @@ import torch
 
 from smpc_fl.errors import BadInput, PlanRejected
 from smpc_fl.plans import operators
-from smpc_fl.plans.document import Argument, Graph, Node, Part, PlanDocument, TensorType, decode_document
+from smpc_fl.plans.document import Argument, Dtype, Graph, Node, Part, PlanDocument, TensorType, decode_document
 from smpc_fl.plans.interpreter import run
 
 MAX_ELEMENTS = 1 << 28
@@ -126,10 +126,10 @@ def _is(value: Any, dtype: torch.dtype, shape: tuple[int, ...]) -> bool:
 
 def _propagate(document: PlanDocument, graph: Graph, rows: int, *, training: bool) -> tuple[Any, Any]:
     """Loss and prediction on the meta device: shapes and types without a number."""
-    values = {"$x": _meta(document.inputs, rows), "$y": _meta(document.targets, rows)}
+    x, y = document.inputs, document.targets
+    values = {"$x": _meta([rows, *x.shape], x.dtype), "$y": _meta([rows, *y.shape], y.dtype)}
     for part in document.layout:
-        trainable = training and part.kind == "parameter"
-        values["@" + part.name] = torch.empty(part.shape, device="meta", requires_grad=trainable)
+        values["@" + part.name] = _meta(part.shape).requires_grad_(training and part.kind == "parameter")
     total = 0
 
     def watch(node: Node, result: Any) -> None:
@@ -143,8 +143,11 @@ def _propagate(document: PlanDocument, graph: Graph, rows: int, *, training: boo
         return run(graph, values, operators.table(), failure=_rejected, watch=watch)
 
 
-def _meta(kind: TensorType, rows: int) -> torch.Tensor:
-    return torch.empty([rows, *kind.shape], dtype=operators.DTYPES[kind.dtype], device="meta")
+def _meta(shape: list[int], dtype: Dtype = "float32") -> torch.Tensor:
+    try:
+        return torch.empty(shape, dtype=operators.DTYPES[dtype], device="meta")
+    except RuntimeError:  # sizes or strides that do not fit 63 bits, also of a tensor without elements
+        raise PlanRejected("a tensor of this plan is larger than any can be: use smaller shapes") from None
 
 
 def _rejected(node: Node, error: Exception) -> PlanRejected:

@@ -184,3 +184,19 @@ def test_a_batch_beyond_the_caps_is_refused_without_telling_the_rows(monkeypatch
     with pytest.raises(BadInput, match="smaller batch_size") as caught:
         check_room(document, document.train, 123_456)
     assert "123" not in str(caught.value)
+
+
+HUGE = [0, 1 << 32, 1 << 32, 1 << 32]
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"inputs": {"dtype": "float32", "shape": [1 << 31, 1 << 31, 1 << 30]}},
+        {"loss": "mse", "targets": {"dtype": "float32", "shape": HUGE}, "prediction": HUGE},
+        {"layout": [*HONEST["layout"], {"name": "none", "shape": HUGE, "kind": "buffer"}]},
+    ],
+)
+def test_a_tensor_that_cannot_be_is_refused(fields: dict[str, Any]) -> None:
+    with pytest.raises(PlanRejected, match="larger than any can be"):
+        read_plan(spelled(**fields))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from smpc_fl.errors import MalformedMessage
+from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.jobs import (
     AggregateJob,
     Evaluation,
@@ -81,3 +81,21 @@ def test_values_out_of_range_do_not_decode(field: dict[str, object]) -> None:
     fields = msgspec.msgpack.decode(encode_job(JOBS[0])) | field
     with pytest.raises(MalformedMessage):
         decode_job(msgspec.msgpack.encode(fields, order="deterministic"))
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        {"weights": []}, {"weights": [1.0, 5e-324]}, {"weights": [2.0]}, {"shape": [1 << 20, 1 << 20]}, {"shape": [1 << 31]},
+        {"shape": [1 << 30] * 16}, {"bound": float("nan")},
+    ],
+)  # fmt: skip
+def test_an_aggregate_that_no_manifest_could_state_does_not_decode(field: dict[str, object]) -> None:
+    fields = msgspec.msgpack.decode(encode_job(JOBS[2])) | field
+    with pytest.raises(MalformedMessage):
+        decode_job(msgspec.msgpack.encode(fields, order="deterministic"))
+
+
+def test_an_aggregate_over_the_cap_is_the_callers_mistake() -> None:
+    with pytest.raises(BadInput, match="reduce first"):
+        AggregateJob(expression=b"e", reduce="sum", shape=[1 << 30, 2], bound=8.0)
