@@ -21,6 +21,7 @@ import structlog
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes import faults
 from smpc_fl.nodes.hardening import harden_node
 from smpc_fl.nodes.home import files, keys
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
@@ -263,6 +264,7 @@ def run_node(node: Callable[[], Node], level: str, *, listen_fd: int | None, wit
         await made.run()
 
     configure(level)
+    faults.arm_from_environment()
     harden_node()  # before any key is loaded
     keep_freed_memory()
     asyncio.run(live())

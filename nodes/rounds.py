@@ -21,9 +21,10 @@ import structlog
 
 from smpc_fl.errors import InternalError, Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes import faults
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.net.pump import report_bug
-from smpc_fl.protocols.codec import encode
+from smpc_fl.protocols.codec import decode_message, encode
 from smpc_fl.protocols.commands import (
     Command,
     Compute,
@@ -149,6 +150,8 @@ class RoundShell:
                     self._wake_at(at)
                 case Compute(model=model):
                     assert self.compute is not None
+                    if faults.armed:
+                        faults.at("compute", ["vector"], "before")
                     self.compute(model)
                 case Finished(outcome=outcome):
                     await self.finished(outcome)
@@ -172,10 +175,14 @@ class RoundShell:
         self._wake_at(time.time() + 1.0, Start())
 
     async def _deliver(self, command: Send) -> None:
+        if faults.armed:
+            faults.at("send", [_kind(command)], "before")
         try:
             written = await self.send(command)
         except Unavailable:
             return  # the machine says it again when the peer is back
+        if faults.armed:
+            faults.at("send", [_kind(command)], "after")
         if self.sent is not None:
             self.sent(written)
 
@@ -244,6 +251,10 @@ def _segments(commands: Sequence[Command]) -> list[_Segment]:
                 segment.others.append(command)
     found[-1].bulk = newest() if newest is not None else None
     return found
+
+
+def _kind(command: Send) -> str:
+    return type(decode_message(command.signed.body)).__name__
 
 
 def _is_heavy(event: Event) -> bool:

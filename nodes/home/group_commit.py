@@ -12,11 +12,12 @@ import os
 import queue
 import sqlite3
 import threading
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes import faults
 from smpc_fl.nodes.home.spool import Slot, Spool
 
 GROUP = 256
@@ -26,10 +27,14 @@ Work = Callable[[sqlite3.Connection], object]
 
 
 class Change:
-    """What one caller asks for: all of it is committed, or none. `bulk` is (its stream, the data)."""
+    """What one caller asks for: all of it is committed, or none. `bulk` is (its stream, the data); `names`: what is being
+    changed, for `faults`."""
 
-    def __init__(self, work: Work, *, erases: bool = False, bulk: tuple[str, Buffer] | None = None) -> None:
+    def __init__(
+        self, work: Work, names: Sequence[str], *, erases: bool = False, bulk: tuple[str, Buffer] | None = None
+    ) -> None:
         self.work = work
+        self.names = names
         self.erases = erases
         self.bulk = bulk
         self.slot: Slot | None = None  # where the bulk was written, if it is the stream's newest
@@ -100,11 +105,13 @@ class GroupCommit:
             for change in group:
                 self._commit([change])
             return
+        if faults.armed:
+            faults.at("persist", [name for change in group for name in change.names], "after")
         self._sweep(group)
         erasing = [change for change in group if change.erases]
         try:
             if erasing:
-                self._truncate_log()
+                truncate_log(self.connection)
         except sqlite3.Error as error:
             for change in erasing:
                 self._fail(change, error)
@@ -121,6 +128,8 @@ class GroupCommit:
                 change.work(self.connection)
                 if change.bulk and change.slot:
                     self._refer(change.bulk[0], change.slot)
+                if faults.armed:
+                    faults.at("persist", change.names, "before")
             self.connection.execute("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
@@ -147,10 +156,12 @@ class GroupCommit:
             with contextlib.suppress(sqlite3.Error), self.spooling:  # asked again after the next change
                 self.spool.keep(files_in_use(self.connection).union(doubtful))
 
-    def _truncate_log(self) -> None:
-        busy, _, _ = self.connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
-        if busy:
-            raise sqlite3.OperationalError("the log could not be truncated")
+
+def truncate_log(connection: sqlite3.Connection) -> None:
+    """What was erased is gone from the log too. Raises `sqlite3.Error`."""
+    busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
+    if busy:
+        raise sqlite3.OperationalError("the log could not be truncated")
 
 
 def files_in_use(connection: sqlite3.Connection) -> set[int]:

@@ -23,7 +23,14 @@ from typing import Any, Self
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
-from smpc_fl.nodes.home.group_commit import Change, GroupCommit, Work, files_in_use, journal_unavailable
+from smpc_fl.nodes.home.group_commit import (
+    Change,
+    GroupCommit,
+    Work,
+    files_in_use,
+    journal_unavailable,
+    truncate_log,
+)
 from smpc_fl.nodes.home.spool import Slot, Spool
 
 _ROWS = 100
@@ -72,6 +79,8 @@ class Journal:
                 reader = _connect(path, undo)
                 spool = Spool(path.parent / "spool")
                 spool.keep(files_in_use(writer))
+                # A kill may have come between an erasure and the end of its log.
+                truncate_log(writer)
             except (OSError, sqlite3.Error) as error:
                 raise journal_unavailable(path, "opened", error) from None
             undo.pop_all()
@@ -96,7 +105,8 @@ class Journal:
 
         `bulk` is not copied: leave it unchanged until this returns, and for good if the call was cancelled."""
         rows = [(stream, kind, data) for kind, data in records]
-        await self._change(lambda db: _insert(db, rows), bulk=None if bulk is None else (stream, bulk))
+        kinds = [kind for kind, _ in records]
+        await self._change(lambda db: _insert(db, rows), kinds, bulk=None if bulk is None else (stream, bulk))
 
     async def erase(
         self,
@@ -124,7 +134,7 @@ class Journal:
                 db.execute("DELETE FROM bulk WHERE stream = ?", (stream,))
             _insert(db, rows)
 
-        await self._change(work, erases=True)
+        await self._change(work, [*(kind for kind, _ in records), "erase"], erases=True)
 
     async def put(self, key: str, data: bytes) -> None:
         """Set the value that is called `key`. Raises `Unavailable`."""
@@ -132,12 +142,13 @@ class Journal:
             lambda db: db.execute(
                 "INSERT INTO named (key, data) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET data = excluded.data",
                 (key, data),
-            )
+            ),
+            [key.partition("/")[0]],
         )
 
     async def remove(self, key: str) -> None:
         """Erase the value that is called `key`, if there is one. Raises `Unavailable`."""
-        await self._change(lambda db: db.execute("DELETE FROM named WHERE key = ?", (key,)), erases=True)
+        await self._change(lambda db: db.execute("DELETE FROM named WHERE key = ?", (key,)), ["erase"], erases=True)
 
     # --- reads ----------------------------------------------------------------------------------------------------
 
@@ -192,10 +203,12 @@ class Journal:
             except sqlite3.Error as error:
                 raise journal_unavailable(self.path, "read", error) from None
 
-    async def _change(self, work: Work, *, erases: bool = False, bulk: tuple[str, Buffer] | None = None) -> None:
+    async def _change(
+        self, work: Work, names: Sequence[str], *, erases: bool = False, bulk: tuple[str, Buffer] | None = None
+    ) -> None:
         if self._closed:
             raise journal_unavailable(self.path, "written", "it is closed")
-        await self._writer.make(Change(work, erases=erases, bulk=bulk))
+        await self._writer.make(Change(work, names, erases=erases, bulk=bulk))
 
 
 def _insert(db: sqlite3.Connection, rows: list[tuple[str, str, bytes]]) -> None:

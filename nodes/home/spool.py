@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes import faults
 from smpc_fl.nodes.home import direct, files
 from smpc_fl.nodes.home.direct import CHUNK
 
@@ -73,6 +74,8 @@ class Spool:
         try:
             with direct.opened(self._path(slot.file), os.O_WRONLY) as descriptor:
                 self._seal(descriptor, AESGCM(slot.key), view)
+            if faults.armed:
+                faults.at("persist", ["bulk"], "before")
         except OSError:
             self._remove(slot.file)  # after an error of the disk, nobody knows what it holds
             raise

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes import faults
 from smpc_fl.nodes.home import direct, files
 
 
@@ -31,6 +32,8 @@ class Values:
                     folder.mkdir(mode=0o700)
                     files.sync_folder(folder.parent)
             _write(partial, memoryview(data).cast("B"))
+            if faults.armed:
+                faults.at("value", ["write"], "before")
             os.replace(partial, self._path(number))
             files.sync_folder(self.folder)
         except OSError as error:

@@ -21,6 +21,7 @@ import pytest
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.home import group_commit
 from smpc_fl.nodes.home.group_commit import Change, GroupCommit
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.spool import Slot, Spool
@@ -400,13 +401,13 @@ async def test_streams_that_are_erased_together_share_one_checkpoint(
     journal: Journal, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     truncations: list[None] = []
-    truncate = journal._writer._truncate_log
+    truncate = group_commit.truncate_log
 
-    def counted() -> None:
+    def counted(connection: sqlite3.Connection) -> None:
         truncations.append(None)
-        truncate()
+        truncate(connection)
 
-    monkeypatch.setattr(journal._writer, "_truncate_log", counted)
+    monkeypatch.setattr(group_commit, "truncate_log", counted)
     for stream in "abc":
         await journal.append_all(stream, [("k", b"")], bulk=b"x")
     outcomes = await in_one_group(journal, monkeypatch, *(task(journal.erase, stream) for stream in "abc"))
