@@ -72,12 +72,16 @@ def denominator(max_samples: int) -> int:
 
 
 def row_weight(rows: int, max_samples: int) -> float:
-    """An owner's weight, rows / denominator(max_samples). Raises `WeightOutOfRange`, which does not tell the rows."""
-    if not 0 < rows <= max_samples:
+    """An owner's weight, rows / denominator(max_samples). Raises `WeightOutOfRange`, which does not tell the rows.
+
+    The limit is the denominator, not `max_samples` itself: whoever asks with one cap after another learns how many digits
+    the number of rows has (in base 2), and nothing more."""
+    most = denominator(max_samples)
+    if not 0 < rows <= most:
         raise WeightOutOfRange(
-            f"the number of rows is not in 1..{max_samples}: raise the job's max_samples, or publish fewer rows"
+            f"the number of rows is not in 1..{most}: raise the job's max_samples, or publish fewer rows"
         )
-    return rows / denominator(max_samples)
+    return rows / most
 
 
 @dataclass(frozen=True, eq=False, repr=False)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -113,13 +115,28 @@ def test_a_vector_may_have_no_metrics_and_no_payload() -> None:
     assert disassemble(slots, layout).total_weight == 0.25
 
 
-@pytest.mark.parametrize("rows", [0, -77, 10_001])
+@pytest.mark.parametrize("rows", [0, -77, 16_385])
 def test_row_counts_out_of_range_are_refused_without_being_told(rows: int) -> None:
     with pytest.raises(WeightOutOfRange) as caught:
         row_weight(rows, 10_000)
     assert "max_samples" in str(caught.value)
     assert "77" not in str(caught.value)
-    assert "10001" not in str(caught.value)
+    assert "16385" not in str(caught.value)
+
+
+def test_a_search_for_the_number_of_rows_finds_its_order_of_magnitude() -> None:
+    def accepted(rows: int) -> list[bool]:
+        answers = []
+        for cap in range(900, 1200):
+            with contextlib.suppress(WeightOutOfRange):
+                row_weight(rows, cap)
+                answers.append(True)
+                continue
+            answers.append(False)
+        return answers
+
+    assert accepted(513) == accepted(901) == accepted(1000) == accepted(1024)
+    assert accepted(1025) == accepted(1100) == accepted(2048) != accepted(1024)
 
 
 def test_row_weights() -> None:

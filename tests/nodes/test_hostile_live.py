@@ -178,7 +178,7 @@ async def test_another_model_than_the_manifest_names_is_not_trained(world: Hosti
     ("changes", "kind", "remedy"),
     [
         ({"inputs": "holes"}, NotFinite, "fill in missing values"),
-        ({"max_samples": ROWS - 1}, WeightOutOfRange, "raise the job's max_samples"),
+        ({"max_samples": ROWS // 3}, WeightOutOfRange, "raise the job's max_samples"),
     ],
 )
 async def test_what_cannot_be_summed_is_not_shared(
