@@ -39,7 +39,7 @@ def _undumpable() -> bool:
         prctl = ctypes.CDLL(None, use_errno=True).prctl
     except (AttributeError, OSError, TypeError):  # another C library, or none to ask
         return False
-    return prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 and prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0
+    return bool(prctl(_PR_SET_DUMPABLE, 0, 0, 0, 0) == 0 and prctl(_PR_GET_DUMPABLE, 0, 0, 0, 0) == 0)
 
 
 def harden_node() -> None:

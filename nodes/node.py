@@ -23,7 +23,7 @@ from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailabl
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes import faults
 from smpc_fl.nodes.hardening import harden_node
-from smpc_fl.nodes.home import files, keys
+from smpc_fl.nodes.home import files
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.membership import LiveMembership
@@ -31,10 +31,10 @@ from smpc_fl.nodes.logs import configure
 from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.nodes.metrics import NodeMetrics
 from smpc_fl.nodes.net.attachment import Sink, abandon
-from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.peers import Peers
 from smpc_fl.nodes.net.pump import pump, report_bug
+from smpc_fl.nodes.own_keys import OwnKeys
 from smpc_fl.protocols.codec import decode_message, verify
 from smpc_fl.protocols.commands import Received, Send
 from smpc_fl.protocols.manifest import subject_of
@@ -53,7 +53,7 @@ class Node:
     def __init__(self, config: OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig) -> None:
         self.home: Path = files.private_folder(config.home)
         self.members = LiveMembership(config)
-        self.me = LocalMember(config.id, self.role, keys.load_key(config.key), self.members)
+        self.me = OwnKeys(config, self.role, self.members)
         self.journal = Journal.open(self.home / "journal.db")
         self.metrics = NodeMetrics(config.id, self.role)
         self.peers = Peers(on_up=self._link_up, on_down=self._link_down)
@@ -70,7 +70,7 @@ class Node:
     @property
     def party(self) -> Party:
         """This node with the roster as it stands now; rounds that are under way keep the one they began with."""
-        return Party(self.me.id, self.me.identity, self.members.current)
+        return self.me.party
 
     # --- speaking ---
 
@@ -83,7 +83,7 @@ class Node:
     async def tell(self, member: str, message: Message, attachment: Buffer | None = None) -> bool:
         """Send a message of our own, if the member is there; whoever needs it again is served by `peer_up`."""
         try:
-            await self.send(Send(member, self.party.sign(message), attachment))
+            await self.send(Send(member, self.me.sign(message), attachment))
         except Unavailable:
             return False
         return True

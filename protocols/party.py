@@ -36,16 +36,16 @@ class Party:
         return self.sign(Refusal(error.code, error.message[:LONGEST_TEXT], phase, about))
 
     def key_of(self, member: str, role: Role | None = None) -> PublicIdentity:
-        """A member's key; raises `UnknownMember`, `RevokedKey` or `WrongRole`."""
+        """A member's key, as what is sealed goes by it; raises `UnknownMember`, `RevokedKey` or `WrongRole`."""
         return self.membership.key_of(member, role)
 
     def read(self, signed: Signed, role: Role | None = None) -> Message:
         """The message that a member (of `role`) signed."""
-        return codec.verify(signed, self.key_of(signed.sender, role), federation=self.federation)
+        return codec.verify(signed, self.membership.believed(signed.sender, role), federation=self.federation)
 
     def check(self, signed: Signed, role: Role) -> None:
         """Raises unless a member of `role` signed what is in the envelope, which is not read."""
-        codec.check_signature(signed, self.key_of(signed.sender, role), federation=self.federation)
+        codec.check_signature(signed, self.membership.believed(signed.sender, role), federation=self.federation)
 
     def open(self, signed: Signed, kind: type[M], role: Role, *, phase: str) -> M:
         """The statement of type `kind` that a member of `role` signed."""

@@ -68,6 +68,16 @@ class PublicIdentity:
         return f"<PublicIdentity {self.fingerprint}>"
 
 
+@dataclass(frozen=True, slots=True)
+class OverlappingIdentity(PublicIdentity):
+    """A member's key while it replaces another: signatures of the `former` ones are believed as well."""
+
+    former: tuple[PublicIdentity, ...]
+
+    def verify(self, data: bytes, signature: bytes) -> bool:
+        return PublicIdentity.verify(self, data, signature) or any(key.verify(data, signature) for key in self.former)
+
+
 @final
 class Identity:
     """A node's own signing key. Its `repr` is its public fingerprint; it cannot be pickled or copied."""

@@ -4,18 +4,21 @@ The federation key is nobody's node key, least of all the coordinator's; every n
 one canonical byte string (msgpack), versioned; versions only grow, revocations only add up and count at once. A node
 that meets a newer roster goes on with the members that it knew and keeps new owners and aggregators *pending* until
 its own operator has approved them, so that nobody can invent owners, or aggregators, behind a node's back.
+
+A member that replaces its key signs the new one with the old and the old one with the new (`Rotation`). Who has approved the
+old key need not approve the new one. Until a date in the roster, both are believed: peers lag, and rounds are under way.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Annotated, Literal, TypeAlias
 
 import msgspec
-from msgspec import Meta
+from msgspec import UNSET, Meta, UnsetType
 
 from smpc_fl.errors import (
     BadSignature,
@@ -28,7 +31,7 @@ from smpc_fl.errors import (
     WrongRole,
 )
 from smpc_fl.hashing import digest
-from smpc_fl.identity import Identity, PublicIdentity
+from smpc_fl.identity import Identity, OverlappingIdentity, PublicIdentity
 
 Role: TypeAlias = Literal["owner", "aggregator", "coordinator", "researcher"]
 ROLES: tuple[Role, ...] = ("owner", "aggregator", "coordinator", "researcher")
@@ -37,11 +40,14 @@ LISTENERS: frozenset[Role] = frozenset({"aggregator", "coordinator"})
 
 MAX_MEMBERS = 1 << 15
 """Members of a roster, at most."""
+MAX_ROTATIONS = 1 << 10
+"""Replaced keys of a roster, at most: two signatures of each are verified whenever one is opened."""
 MAX_ROSTER = 1 << 22
 """Bytes of a signed roster, the largest that is read."""
 
 MemberId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
+Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
 # No control characters: these texts are shown on terminals.
 Line = Annotated[str, Meta(max_length=256, pattern=r"^[^\x00-\x1f\x7f-\x9f]*\Z")]
 Address = Annotated[str, Meta(max_length=256, pattern=r"^(wss?://[A-Za-z0-9_.:\[\]-]+:[0-9]{1,5})?\Z")]
@@ -64,8 +70,33 @@ class Revocation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     reason: Line = ""
 
 
+class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Member `id` has replaced the key `old` by `new`. `by_old` and `by_new` sign that: the one says so, the other has the
+    new key. `until`: when `old` ceases to be believed (seconds since 1970), as whoever signs the roster has set it."""
+
+    id: MemberId
+    old: PublicKey
+    new: PublicKey
+    by_old: Signature
+    by_new: Signature
+    until: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+
+    @classmethod
+    def make(cls, id: str, old: Identity, new: Identity, federation_key: PublicIdentity) -> Rotation:
+        """What a member hands to whoever holds the federation key."""
+        covered = _rotation_bytes(federation_key, id, old.public.key, new.public.key)
+        return cls(id, old.public.key, new.public.key, old.sign(covered), new.sign(covered))
+
+    def check(self, federation_key: PublicIdentity) -> None:
+        """Raises `BadSignature` unless both keys have signed, for this federation and member."""
+        covered = _rotation_bytes(federation_key, self.id, self.old, self.new)
+        signed = ((self.old, self.by_old), (self.new, self.by_new))
+        if not all(PublicIdentity(key).verify(covered, signature) for key, signature in signed):
+            raise BadSignature(f"the new key of {self.id} is not signed by the one before it, or not by itself")
+
+
 class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Members sorted by id, ids and keys unique, at most one coordinator; `Roster.of` sorts.
+    """Members sorted by id, ids and keys unique, at most one coordinator; `Roster.of` sorts. `rotated`: see `rotations`.
 
     Raises `ConfigInvalid` when built with members that contradict each other."""
 
@@ -73,12 +104,22 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     version: Annotated[int, Meta(ge=0, le=1 << 40)]
     members: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)]
     revoked: Annotated[tuple[Revocation, ...], Meta(max_length=4096)] = ()
+    # Not there in a roster without any, so that one that was signed before there were rotations is spelled as it was.
+    rotated: Annotated[tuple[Rotation, ...], Meta(min_length=1, max_length=MAX_ROTATIONS)] | UnsetType = UNSET
 
     @staticmethod
-    def of(name: str, version: int, members: Iterable[Member], revoked: Iterable[Revocation] = ()) -> Roster:
-        """A roster of members and revocations in any order."""
+    def of(
+        name: str,
+        version: int,
+        members: Iterable[Member],
+        revoked: Iterable[Revocation] = (),
+        rotations: Iterable[Rotation] = (),
+    ) -> Roster:
+        """A roster of members, revocations and rotations in any order."""
+        by_id = sorted(members, key=lambda member: member.id)
         by_key = sorted(revoked, key=lambda entry: (entry.id, entry.key))
-        return Roster(name, version, tuple(sorted(members, key=lambda member: member.id)), tuple(by_key))
+        by_old = sorted(rotations, key=lambda rotation: (rotation.id, rotation.old))
+        return Roster(name, version, tuple(by_id), tuple(by_key), tuple(by_old) or UNSET)
 
     def __post_init__(self) -> None:
         ids = [member.id for member in self.members]
@@ -101,6 +142,35 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
             raise ConfigInvalid("the revocations of a roster must be sorted by id and key, each once")
         if len(self.of_role("coordinator")) > 1:
             raise ConfigInvalid("a roster has one coordinator: remove the other before adding one")
+        self._check_rotations(keys)
+
+    def _check_rotations(self, keys: dict[bytes, str]) -> None:
+        """Each key has one successor and one predecessor, and a member's own has no successor: so its line has an end."""
+        olds = [(rotation.id, rotation.old) for rotation in self.rotations]
+        if olds != sorted(olds):
+            raise ConfigInvalid("the rotations of a roster must be sorted by id and old key")
+        if len({old for _, old in olds}) < len(olds) or len({rotation.new for rotation in self.rotations}) < len(olds):
+            raise ConfigInvalid("a key has been replaced twice, or replaces two: each has one successor")
+        for id, old in olds:
+            if old in keys:
+                raise ConfigInvalid(f"{keys[old]} still has the key that {id} has replaced")
+
+    @property
+    def rotations(self) -> tuple[Rotation, ...]:
+        """Keys that members have replaced, sorted by id and old key."""
+        return () if self.rotated is UNSET else self.rotated
+
+    def line_of(self, member: Member) -> tuple[Rotation, ...]:
+        """How the member came to its key, the newest rotation first, back to a key that was revoked (a revoked key vouches
+        for none) or to its first."""
+        by_new = {rotation.new: rotation for rotation in self.rotations if rotation.id == member.id}
+        revoked = {entry.key for entry in self.revoked}
+        found: list[Rotation] = []
+        key = member.key
+        while key in by_new and by_new[key].old not in revoked:
+            found.append(by_new[key])
+            key = by_new[key].old
+        return tuple(found)
 
     def of_role(self, role: Role) -> tuple[Member, ...]:
         """Members of one role, sorted by id."""
@@ -181,11 +251,17 @@ def federation_id(federation_key: PublicIdentity) -> bytes:
     return digest("smpc-fl/1 federation", federation_key.key)
 
 
+def _rotation_bytes(federation_key: PublicIdentity, id: str, old: bytes, new: bytes) -> bytes:
+    return digest("smpc-fl/1 rotation", federation_key.key, id.encode(), old, new)
+
+
 def _signing_bytes(federation_key: PublicIdentity, body: bytes) -> bytes:
     return digest("smpc-fl/1 signed roster", federation_key.key, body)
 
 
-def _refuse_own_key(roster: Roster, federation_key: PublicIdentity) -> None:
+def _check_keys(roster: Roster, federation_key: PublicIdentity) -> None:
+    for rotation in roster.rotations:
+        rotation.check(federation_key)
     for member in roster.members:
         if member.key == federation_key.key:
             raise ConfigInvalid(
@@ -195,8 +271,9 @@ def _refuse_own_key(roster: Roster, federation_key: PublicIdentity) -> None:
 
 
 def sign_roster(roster: Roster, federation: Identity) -> bytes:
-    """The signed roster, as it is handed to nodes and travels in `RosterOffer`. Raises `ConfigInvalid`."""
-    _refuse_own_key(roster, federation.public)
+    """The signed roster, as it is handed to nodes and travels in `RosterOffer`. Raises `ConfigInvalid`, or
+    `BadSignature` for a rotation that its keys have not signed."""
+    _check_keys(roster, federation.public)
     body = encode_roster(roster)
     return _encoder.encode(_Envelope(body, federation.sign(_signing_bytes(federation.public, body))))
 
@@ -222,17 +299,19 @@ def open_roster(signed: bytes, federation_key: PublicIdentity) -> Roster:
         raise MalformedMessage(f"a signed roster does not decode: {error}") from None
     if _encoder.encode(roster) != envelope.roster or _encoder.encode(envelope) != signed:
         raise MalformedMessage("a signed roster is not in its one canonical spelling")
-    _refuse_own_key(roster, federation_key)
+    _check_keys(roster, federation_key)
     return roster
 
 
 @dataclass(frozen=True)
 class Membership:
-    """The roster as one node trusts it. `pending`: ids of owners and aggregators that its operator has not approved."""
+    """The roster as one node trusts it. `pending`: ids of owners and aggregators that its operator has not approved. `when`:
+    the time that replaced keys are held against; they are believed no longer than until their date."""
 
     roster: Roster
     federation_key: PublicIdentity
     pending: frozenset[str] = frozenset()
+    when: float = field(default=0.0, compare=False)
 
     @property
     def federation(self) -> bytes:
@@ -284,10 +363,27 @@ class Membership:
         self.member(id)
         return self.roster.key_of(id, role)
 
+    def believed(self, id: str, role: Role | None = None) -> PublicIdentity:
+        """As `key_of`, to verify with: under a key that the member is replacing, a signature holds as well.
+
+        What is sealed goes by `key_of`: all parties to a manifest have the same roster, so they mean the same key."""
+        key, former = self.key_of(id, role), self.former(id)
+        return OverlappingIdentity(key.key, former) if former else key
+
+    def former(self, id: str) -> tuple[PublicIdentity, ...]:
+        """The keys that a trusted member is replacing and that are believed still, the newest first."""
+        line = self.roster.line_of(self.member(id)) if self.roster.rotations else ()
+        return tuple(PublicIdentity(rotation.old) for rotation in line if rotation.until > self.when)
+
     def lookup(self, id: str) -> tuple[PublicIdentity, Role]:
-        """Key and role of a trusted member, for the handshake of a link."""
-        member = self.member(id)
-        return PublicIdentity(member.key), member.role
+        """The key to verify a trusted member with, and its role, for the handshake of a link."""
+        return self.believed(id), self.member(id).role
+
+    def at(self, now: float) -> Membership:
+        """This membership at another time: itself, unless a replaced key has come to its date meanwhile."""
+        if not any(self.when < rotation.until <= now for rotation in self.roster.rotations):
+            return self
+        return Membership(self.roster, self.federation_key, self.pending, now)
 
 
 def nobody(member: Member) -> bool:
@@ -303,10 +399,10 @@ def everybody(member: Member) -> bool:
 def accept_update(current: Membership, offered: bytes, approve: Callable[[Member], bool] = nobody) -> Membership:
     """The membership after a peer, or the operator, has offered a signed roster.
 
-    An older version changes nothing: peers may lag. Otherwise the offered roster counts from now on, with its
-    revocations; owners and aggregators that `current` did not trust under the same id, role and key are pending unless
-    `approve` says yes. Raises the errors of `open_roster`, `Equivocation` (two rosters of one version) and `Refused`
-    (another federation's name, or a revocation that is gone)."""
+    An older version changes nothing: peers may lag. Otherwise the offered roster counts from now on, with its revocations.
+    Owners and aggregators are pending unless `approve` says yes, or `current` trusted them under the same id and role, and
+    under the same key or one that vouches for it (`Roster.line_of`). Raises the errors of `open_roster`, `Equivocation` (two
+    rosters of one version) and `Refused` (another federation's name, or a revocation that is gone)."""
     roster = open_roster(offered, current.federation_key)
     if roster.version < current.roster.version:
         return current
@@ -324,7 +420,12 @@ def accept_update(current: Membership, offered: bytes, approve: Callable[[Member
         member.id
         for member in roster.members
         if member.role in ("owner", "aggregator")
-        and (member.id, member.role, member.key) not in trusted
+        and not any((member.id, member.role, key) in trusted for key in _keys(roster, member))
         and not approve(member)
     )
-    return Membership(roster, current.federation_key, pending)
+    return Membership(roster, current.federation_key, pending, current.when)
+
+
+def _keys(roster: Roster, member: Member) -> tuple[bytes, ...]:
+    """The member's key, and those before it that vouch for it."""
+    return (member.key, *(rotation.old for rotation in roster.line_of(member))) if roster.rotations else (member.key,)

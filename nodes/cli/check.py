@@ -13,7 +13,7 @@ from typing import ParamSpec
 from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig, OwnerConfig, ResearcherConfig
 from smpc_fl.nodes.home.files import private_folder
-from smpc_fl.nodes.home.keys import load_key
+from smpc_fl.nodes.home.keys import KeyRing, load_key
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.net.addresses import check_dial, parse_address
 from smpc_fl.nodes.net.certificates import expiry_of, hosts_of
@@ -80,7 +80,7 @@ def _own_entry(config: NodeConfig, membership: Membership) -> str:
     member = membership.roster.member(config.id)
     if member.role != role:
         raise ConfigInvalid(f"{config.id} is in the roster as {member.role}, but this is the config of the {role}")
-    if member.key != load_key(config.key).public.key:
+    if member.key != KeyRing(config.key).signer(config.id, membership).public.key:
         raise ConfigInvalid(f"the roster has another key for {config.id} than {config.key}: have this one's .pub added")
     return f"{config.id} is in the roster as {role} with this key"
 

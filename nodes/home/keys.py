@@ -2,6 +2,8 @@
 
 Beside `NAME.key` stands `NAME.pub`, the public half, which is what a node hands out. The federation key is such a pair
 too; its private file belongs on a machine, or a stick, that runs no node.
+
+While a key is being replaced, its successor stands beside it, as `NAME.next.key`.
 """
 
 from __future__ import annotations
@@ -11,9 +13,10 @@ import stat
 from pathlib import Path
 
 from smpc_fl.entropy import Entropy
-from smpc_fl.errors import BadInput, ConfigInvalid
+from smpc_fl.errors import BadInput, ConfigInvalid, SmpcError
 from smpc_fl.identity import Identity, PublicIdentity
-from smpc_fl.nodes.home.files import read, write_new
+from smpc_fl.nodes.home.files import read, sync_folder, write_new
+from smpc_fl.roster import Membership, Roster
 from smpc_fl.secret import Secret
 
 HEADER = "smpc-fl private key, keep it to yourself: "
@@ -22,6 +25,11 @@ HEADER = "smpc-fl private key, keep it to yourself: "
 def public_path(path: Path) -> Path:
     """Where the public half of the key in `path` lies."""
     return path.with_suffix(".pub")
+
+
+def next_path(path: Path) -> Path:
+    """Where the successor of the key in `path` waits."""
+    return path.with_name(f"{path.stem if path.suffix == '.key' else path.name}.next.key")
 
 
 def make_key(path: Path, entropy: Entropy = os.urandom) -> Identity:
@@ -61,6 +69,62 @@ def load_key(path: Path) -> Identity:
         return Identity.from_seed(Secret(bytes.fromhex(text[len(HEADER) :])))
     except (ValueError, BadInput):
         raise ConfigInvalid(f"{path}: not a private key of `smpc-fl keygen`") from None
+
+
+def take_successor(path: Path) -> None:
+    """`NAME.next.key` becomes `NAME.key`; the bytes of the key that was there are overwritten. Raises `ConfigInvalid`."""
+    successor = next_path(path)
+    try:
+        old = os.open(path, os.O_WRONLY)
+        try:
+            os.replace(public_path(successor), public_path(path))
+            os.replace(successor, path)
+            os.pwrite(old, bytes(os.fstat(old).st_size), 0)
+            os.fsync(old)
+        finally:
+            os.close(old)
+        sync_folder(path.parent)
+    except OSError as error:
+        raise ConfigInvalid(f"{path}: cannot be replaced by {successor}: {error.strerror}") from None
+
+
+class KeyRing:
+    """A node's own keys: the one in `path` and, while it is being replaced, its successor, which may come later."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises `ConfigInvalid`, as `load_key`."""
+        self._path = path
+        self._first = load_key(path)
+        self._held = {self._first.public.key: self._first}
+        self._looked: Roster | None = None
+
+    def signer(self, id: str, membership: Membership) -> Identity:
+        """Who signs and opens what goes by this roster: the key that it has for us (the first, if we have not that one)."""
+        try:
+            key = membership.roster.member(id).key
+        except SmpcError:  # revoked, or not yet in it: peers will say so
+            return self._first
+        if key not in self._held and self._looked is not membership.roster:
+            self._looked = membership.roster
+            self._look()
+        return self._held.get(key, self._first)
+
+    def speaker(self, id: str, membership: Membership) -> Identity:
+        """Who opens a connection and hands on the roster: the oldest key that is believed, for peers whose roster is older."""
+        signer = self.signer(id, membership)
+        try:
+            believed = membership.former(id)
+        except SmpcError:  # as above
+            return signer
+        former = [self._held[key.key] for key in believed if key.key in self._held]
+        return former[-1] if former else signer
+
+    def _look(self) -> None:
+        """Keys that have come since: a successor, or the successor in the first one's place."""
+        for path in (self._path, next_path(self._path)):
+            if path.exists():
+                identity = load_key(path)
+                self._held.setdefault(identity.public.key, identity)
 
 
 def read_public(text: str) -> PublicIdentity:

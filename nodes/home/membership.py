@@ -7,7 +7,12 @@ aggregators wait for `smpc-fl roster accept`, which copies it over the first.
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
 from pathlib import Path
+
+import structlog
 
 from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
@@ -16,6 +21,7 @@ from smpc_fl.nodes.home.files import private_folder, read, replace
 from smpc_fl.roster import MAX_ROSTER, Member, Membership, Role, accept_update, everybody, nobody, open_roster
 
 LATEST = "roster.latest"
+log = structlog.get_logger()
 
 
 def read_signed(path: Path) -> bytes:
@@ -23,11 +29,12 @@ def read_signed(path: Path) -> bytes:
     return read(path, "a signed roster", "Ask whoever holds the federation key for it", limit=MAX_ROSTER)
 
 
-def accepted_membership(config: NodeConfig) -> tuple[Membership, bytes]:
+def accepted_membership(config: NodeConfig, now: float | None = None) -> tuple[Membership, bytes]:
     """The roster that the node's operator accepted, and its signed bytes. Raises `ConfigInvalid`."""
+    now = time.time() if now is None else now
     signed = read_signed(config.roster)
     try:
-        return Membership(open_roster(signed, config.federation), config.federation), signed
+        return Membership(open_roster(signed, config.federation), config.federation, when=now), signed
     except SmpcError as error:
         raise ConfigInvalid(f"{config.roster}: {error.message}") from None
 
@@ -35,18 +42,20 @@ def accepted_membership(config: NodeConfig) -> tuple[Membership, bytes]:
 class LiveMembership:
     """Who may talk to this node, now. Looked up anew at every handshake and message, so that changes count at once.
 
-    An owner approves new owners and aggregators itself; the other roles believe the federation's signature."""
+    An owner approves new owners and aggregators itself; the other roles believe the federation's signature. A member that
+    has replaced its key is approved if its new key is signed by the approved one; the log tells the operator."""
 
-    def __init__(self, config: NodeConfig) -> None:
+    def __init__(self, config: NodeConfig, clock: Callable[[], float] = time.time) -> None:
         """Reads both files. Raises `ConfigInvalid`."""
         self._config = config
+        self._clock = clock
         self._approve = nobody if isinstance(config, OwnerConfig) else everybody
         self._latest = private_folder(config.home) / LATEST
         self._read()
 
     def _read(self) -> None:
         self._stamp = self._stamp_of(self._config.roster)
-        current, signed = accepted_membership(self._config)
+        current, signed = accepted_membership(self._config, self._clock())
         if self._latest.exists():
             offered = read_signed(self._latest)
             try:
@@ -71,11 +80,13 @@ class LiveMembership:
         Raises the errors of `roster.accept_update`; nothing has changed then."""
         if signed == self._signed:
             return False
-        newer = accept_update(self._current, signed, self._approve)
-        if newer is self._current:
+        before = self.current
+        newer = accept_update(before, signed, self._approve)
+        if newer is before:
             return False
         replace(self._latest, signed, mode=0o600)
         self._current, self._signed = newer, signed
+        self._tell_rotations(before)
         return True
 
     def refresh(self) -> bool:
@@ -87,10 +98,20 @@ class LiveMembership:
             return False
         before = self._current
         self._read()
+        self._tell_rotations(before)
         return self._current != before
+
+    def _tell_rotations(self, before: Membership) -> None:
+        for rotation in self._current.roster.rotations:
+            if rotation not in before.roster.rotations:
+                until = datetime.fromtimestamp(rotation.until, UTC).isoformat(timespec="minutes")
+                new = PublicIdentity(rotation.new).fingerprint
+                message = f"new key {new}, signed by the one before, which counts until {until}"
+                log.warning("key replaced", peer=rotation.id, message=message)
 
     @property
     def current(self) -> Membership:
+        self._current = self._current.at(self._clock())
         return self._current
 
     @property
@@ -99,13 +120,14 @@ class LiveMembership:
         return self._signed
 
     def member(self, id: str) -> Member:
-        return self._current.member(id)
+        return self.current.member(id)
 
     def key_of(self, id: str, role: Role | None = None) -> PublicIdentity:
-        return self._current.key_of(id, role)
+        """What a message over a link is verified with: see `Membership.believed`."""
+        return self.current.believed(id, role)
 
     def lookup(self, id: str) -> tuple[PublicIdentity, Role]:
-        return self._current.lookup(id)
+        return self.current.lookup(id)
 
     @property
     def federation(self) -> bytes:

@@ -123,7 +123,9 @@ def test_every_role_is_closed_before_it_has_loaded_its_key(nodes: OnDisk, id_: s
     assert not list(nodes.folder.glob("core*"))
 
 
-def test_the_switch_is_loud_and_other_systems_are_told(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:  # fmt: skip
+def test_the_switch_is_loud_and_other_systems_are_told(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     undo = configure("info")
     try:
         monkeypatch.setenv(hardening.SWITCH, "1")

@@ -239,6 +239,7 @@ def test_a_membership_trusts_everybody_but_the_pending() -> None:
     assert everyone.roster_version == 3
     assert everyone.roster_hash == roster_hash(ROSTER)
     assert everyone.coordinator.id == "hub"
+    assert everyone.owner_ids == {"alice", "bob"}
 
     fewer = Membership(ROSTER, FEDERATION.public, frozenset({"bob", "agg-2"}))
     assert [member.id for member in fewer.owners] == ["alice"]
