@@ -20,13 +20,12 @@ import structlog
 from smpc_fl.errors import PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
 from smpc_fl.nodes.hardening import harden
 from smpc_fl.nodes.home.config import ResearcherConfig
-from smpc_fl.nodes.home.keys import load_key
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
-from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.net.pump import pump
+from smpc_fl.nodes.own_keys import OwnKeys
 from smpc_fl.nodes.training_run import LOST
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import verify
@@ -57,7 +56,7 @@ class Channel:
     def __init__(self, config: ResearcherConfig) -> None:
         harden()  # the caller's process: it holds the researcher's key from here on
         self.members = LiveMembership(config)
-        self.me = LocalMember(config.id, "researcher", load_key(config.key), self.members)
+        self.me = OwnKeys(config, "researcher", self.members)
         self.config = config
         self.session = os.urandom(16)
         self._sequence = 0
@@ -76,7 +75,7 @@ class Channel:
 
     @property
     def party(self) -> Party:
-        return Party(self.me.id, self.me.identity, self.members.current)
+        return self.me.party
 
     @property
     def connected(self) -> bool:
@@ -117,7 +116,7 @@ class Channel:
     async def _converse(self, link: Link) -> None:
         if link.roster_version < self.members.roster_version:
             # Its operator may be slower than ours: what we ask for next can be about a member that is new.
-            await link.send(self.party.sign(RosterOffer(self.members.signed)))
+            await link.send(self.me.sign(RosterOffer(self.members.signed)))
         if link.roster_version <= self.members.roster_version:
             self._roster_current.set()
         else:
