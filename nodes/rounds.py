@@ -62,7 +62,10 @@ def load_records(journal: Journal, stream: str) -> list[Record]:
     for kind, data in journal.read(stream):
         if kind not in KINDS:
             raise InternalError(f"the journal holds a record of kind {kind!r} that this release does not know")
-        records.append(msgspec.msgpack.decode(data, type=KINDS[kind]))
+        try:
+            records.append(msgspec.msgpack.decode(data, type=KINDS[kind]))
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise InternalError(f"a record of kind {kind!r} in the journal does not read: the file is damaged") from None
     return records
 
 

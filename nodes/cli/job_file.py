@@ -29,7 +29,8 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.training_run import Run
     from smpc_fl.plans.plan import Plan
 
-Path_ = Annotated[str, Meta(min_length=1)]
+_NO_NUL = r"^[^\x00]*\Z"
+Path_ = Annotated[str, Meta(min_length=1, pattern=_NO_NUL)]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True): ...
@@ -59,7 +60,7 @@ class Model(_Table, frozen=True, kw_only=True):
     yours, `"model.py:make"`, that returns a `torch.nn.Module` (it runs here, never at an owner)."""
 
     layers: tuple[Annotated[int, Meta(ge=1)], ...] = ()
-    python: str = ""
+    python: Annotated[str, Meta(pattern=_NO_NUL)] = ""
     inputs: Annotated[int, Meta(ge=1)] | None = None
     loss: Literal["cross_entropy", "mse", "bce_with_logits"] = "cross_entropy"
     fill_missing: bool = False
@@ -103,7 +104,7 @@ class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
 class JobFile(_Table, frozen=True, kw_only=True):
     steps: Annotated[tuple[MeanStep | SumStep | TrainStep, ...], Meta(min_length=1)]
     local: Local | None = None
-    output: str = ""
+    output: Annotated[str, Meta(pattern=_NO_NUL)] = ""
 
 
 def read_job(path: Path) -> JobFile:
@@ -114,11 +115,11 @@ def read_job(path: Path) -> JobFile:
         raise ConfigInvalid(
             f"{path}: cannot be read: {error.strerror}; examples/ has job files to begin with"
         ) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigInvalid(f"{path}: is not TOML: {error}") from None
     except msgspec.ValidationError as error:
         what, _, where = str(error).partition(" - at `$")
         raise ConfigInvalid(f"{path}: {where.rstrip('`').lstrip('.') or 'the file'}: {what}") from None
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and tables within tables
+        raise ConfigInvalid(f"{path}: is not TOML: {error}") from None
 
 
 def run_job(path: Path, *, config: Path, output: Path | None = None, check: bool = False) -> None:

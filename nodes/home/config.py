@@ -108,6 +108,18 @@ class OwnerPolicy(_Table, frozen=True, kw_only=True):
     max_rounds: Annotated[
         int, Meta(ge=1, le=1 << 20, description="Most rounds of one job that this owner takes part in.")
     ] = 1000
+    round_interval: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=31_536_000,
+            description="Seconds between two rounds that this owner takes on (an evaluation goes with its round); 0: any. "
+            "It refuses what comes sooner.",
+        ),
+    ] = 0.0
+    rounds_a_day: Annotated[
+        int, Meta(ge=0, le=1 << 20, description="Most rounds that this owner takes on in 24 hours; 0: any number.")
+    ] = 0
     weightings: Annotated[
         Literal["one", "each-kind"],
         Meta(
@@ -247,7 +259,7 @@ def load_any(path: str | Path) -> NodeConfig:
         raw = tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigInvalid(f"{path}: cannot be read: {error.strerror}. `smpc-fl init ROLE` writes one") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # also numbers of thousands of digits, and tables within tables
         raise ConfigInvalid(f"{path}: is not TOML: {error}") from None
     return from_dict(raw, path)
 
@@ -274,7 +286,13 @@ def from_dict(raw: dict[str, Any], path: Path) -> NodeConfig:
 
 
 def _place(path: str, folder: Path) -> Path:
-    return Path(os.path.normpath(folder / Path(path).expanduser()))
+    try:
+        expanded = Path(path).expanduser()
+    except RuntimeError:
+        raise ConfigInvalid(f"{path!r} begins with a user whose home folder is not known") from None
+    if "\0" in path:
+        raise ConfigInvalid("a path holds a character that no path may")
+    return Path(os.path.normpath(folder / expanded))
 
 
 def _place_mock(dataset: DatasetConfig, folder: Path) -> DatasetConfig:

@@ -81,7 +81,7 @@ class Journal:
                 spool.keep(files_in_use(writer))
                 # A kill may have come between an erasure and the end of its log.
                 truncate_log(writer)
-            except (OSError, sqlite3.Error) as error:
+            except (OSError, sqlite3.Error, ValueError, TypeError) as error:
                 raise journal_unavailable(path, "opened", error) from None
             undo.pop_all()
         return cls(path, lock, GroupCommit(path, writer, spool), reader)
@@ -154,14 +154,13 @@ class Journal:
 
     def read(self, stream: str) -> list[tuple[str, bytes]]:
         """(kind, data) of a stream's records, oldest first. Raises `Unavailable`."""
-        rows = self._fetch("SELECT kind, data FROM records WHERE stream = ? ORDER BY id", stream)
-        return [(str(kind), bytes(data)) for kind, data in rows]
+        return self._fetch((str, bytes), "SELECT kind, data FROM records WHERE stream = ? ORDER BY id", stream)
 
     def read_bulk(self, stream: str) -> bytearray | None:
         """A stream's bulk, or None. Raises `Unavailable`, also when its file is gone or is not the one that was written
         (as after the journal came back from a backup and the spool did not)."""
         with self._writer.spooling:  # no file is written anew between reading its row and reading it
-            rows = self._fetch("SELECT file, size, key FROM bulk WHERE stream = ?", stream)
+            rows = self._fetch((int, int, bytes), "SELECT file, size, key FROM bulk WHERE stream = ?", stream)
             return self._writer.spool.read(Slot(*rows[0])) if rows else None
 
     def streams(self, prefix: str = "", *, without: Collection[str] = ()) -> list[str]:
@@ -171,6 +170,7 @@ class Journal:
         last = f"{prefix[:-1]}{chr(ord(prefix[-1]) + 1)}" if prefix else "\U0010ffff"
         kinds = ", ".join("?" * len(without))
         rows = self._fetch(
+            (str,),
             "SELECT stream FROM records WHERE stream >= ? AND stream < ? GROUP BY stream "
             f"HAVING NOT max(kind IN ({kinds})) ORDER BY min(id)",
             prefix, last, *without,
@@ -179,7 +179,7 @@ class Journal:
 
     def get(self, key: str) -> bytes | None:
         """The value that is called `key`, or None."""
-        rows = self._fetch("SELECT data FROM named WHERE key = ?", key)
+        rows = self._fetch((bytes,), "SELECT data FROM named WHERE key = ?", key)
         return bytes(rows[0][0]) if rows else None
 
     def close(self) -> None:
@@ -194,14 +194,18 @@ class Journal:
 
     # --- inside ---------------------------------------------------------------------------------------------------
 
-    def _fetch(self, query: str, *values: str) -> list[tuple[Any, ...]]:
+    def _fetch(self, kinds: tuple[type, ...], query: str, *values: str) -> list[tuple[Any, ...]]:
+        """Rows of just these types: SQLite keeps any value in any column, and finds no damage that leaves its pages whole."""
         with self._reading:
             if self._closed:
                 raise journal_unavailable(self.path, "read", "it is closed")
             try:
-                return self._reader.execute(query, values).fetchall()
+                rows = self._reader.execute(query, values).fetchall()
             except sqlite3.Error as error:
                 raise journal_unavailable(self.path, "read", error) from None
+        if any(tuple(map(type, row)) != kinds for row in rows):
+            raise journal_unavailable(self.path, "read", "it is damaged")
+        return rows
 
     async def _change(
         self, work: Work, names: Sequence[str], *, erases: bool = False, bulk: tuple[str, Buffer] | None = None

@@ -83,9 +83,11 @@ class Spool:
 
     def read(self, slot: Slot) -> bytearray:
         """What was written. Raises `Unavailable` when the file is gone or holds something else."""
-        out = bytearray(slot.size)
-        view, cipher = memoryview(out), AESGCM(slot.key)
         try:
+            if not 0 <= slot.size <= self._path(slot.file).stat().st_size:
+                raise ValueError
+            out = bytearray(slot.size)
+            view, cipher = memoryview(out), AESGCM(slot.key)
             with self._path(slot.file).open("rb", buffering=0) as file, direct.chunk_memory() as sealed:
                 for number, start in enumerate(_starts(slot.size)):
                     plain = view[start : start + _PLAIN]

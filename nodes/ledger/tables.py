@@ -6,6 +6,8 @@ Errors are `DatasetInvalid` and name file, line or row, and column, never what s
 from __future__ import annotations
 
 import csv
+import lzma
+import tokenize
 import zipfile
 import zlib
 from collections.abc import Iterable, Sequence
@@ -84,6 +86,8 @@ def read_parquet(path: Path, inputs: Sequence[str], target: str | None) -> dict[
     try:
         file = pq.ParquetFile(path)
         header = list(file.schema_arrow.names)
+        if len(set(header)) != len(header):
+            raise DatasetInvalid(f"{path.name}: names a column twice: name each once")
         wanted = [*inputs, *([target] if target else [])] if inputs else header
         require(header, [*wanted, *([target] if target else [])], path.name)
         read = file.read(columns=wanted)
@@ -98,9 +102,18 @@ def read_parquet(path: Path, inputs: Sequence[str], target: str | None) -> dict[
                 )
             numbers = read.column(column).cast(pa.float64(), safe=False)
             columns[column] = numbers.fill_null(float("nan")).to_numpy(zero_copy_only=False).astype(np.float64)
-    except pa.ArrowException:
+    except DatasetInvalid:
+        raise
+    except (pa.ArrowException, ValueError, KeyError, MemoryError):  # what damaged files have made pyarrow raise
         raise DatasetInvalid(f"{path.name}: is not a readable .parquet file") from None
     return columns
+
+
+_NOT_ARRAYS = (
+    ValueError, EOFError, zipfile.BadZipFile, zlib.error, lzma.LZMAError, tokenize.TokenError, MemoryError,
+    RuntimeError,  # encrypted, compressed in a way that there is no reader for, or nested without end
+)  # fmt: skip
+"""What damaged archives, and those that were made to do harm, make NumPy and zipfile raise."""
 
 
 def read_npz(path: Path) -> dict[str, Array]:
@@ -114,7 +127,7 @@ def read_npz(path: Path) -> dict[str, Array]:
                 raise plain
             with archive:
                 arrays = {name: archive[name] for name in archive.files}
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error):
+    except _NOT_ARRAYS:
         raise plain from None
     return _checked_arrays(arrays, path.name)
 
@@ -128,6 +141,6 @@ def read_safetensors(path: Path) -> dict[str, Array]:
 
 def _checked_arrays(arrays: dict[str, Array], name: str) -> dict[str, Array]:
     for array, values in arrays.items():
-        if values.dtype.kind not in "fiub" or not values.ndim:
+        if not isinstance(values, np.ndarray) or values.dtype.kind not in "fiub" or not values.ndim:
             raise DatasetInvalid(f"{name}, array {array!r}: give numbers with rows as the first dimension")
     return arrays

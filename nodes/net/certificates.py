@@ -15,6 +15,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import (
@@ -30,6 +31,10 @@ from smpc_fl.nodes.home.files import read, write_new
 
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 825
+_UNREADABLE = (
+    ValueError, TypeError, UnsupportedAlgorithm, x509.InvalidVersion, x509.DuplicateExtension, x509.UnsupportedGeneralNameType
+)  # fmt: skip
+"""What damaged files make the library raise."""
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates count from so long before they were made: other machines' clocks may be behind."""
 
@@ -136,9 +141,10 @@ def open_authority(folder: Path, name: str) -> Authority:
     try:
         certificate = x509.load_pem_x509_certificate(certificate_pem)
         key = load_pem_private_key(key_bytes, None)
-    except (ValueError, TypeError):
+        public = certificate.public_key()
+    except _UNREADABLE:
         raise ConfigInvalid(f"{folder}: ca.pem and ca.key are not a CA that this command made. {remedy}") from None
-    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != certificate.public_key():
+    if not isinstance(key, ec.EllipticCurvePrivateKey) or key.public_key() != public:
         raise ConfigInvalid(f"{folder}: ca.key does not belong to ca.pem. {remedy}")
     return Authority(certificate, key)
 
@@ -164,17 +170,24 @@ def hosts_of(certificate: Path) -> list[str]:
         names = found.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except x509.ExtensionNotFound:
         return []
+    except _UNREADABLE:
+        raise ConfigInvalid(f"{certificate}: its host names cannot be read. `smpc-fl certificate` makes one") from None
     addresses = [str(address) for address in names.get_values_for_type(x509.IPAddress)]
     return [*names.get_values_for_type(x509.DNSName), *addresses]
 
 
 def expiry_of(certificate: Path) -> datetime:
     """When the first certificate of a PEM file ends. Raises `ConfigInvalid`."""
-    return _load(certificate).not_valid_after_utc
+    found = _load(certificate)
+    try:
+        return found.not_valid_after_utc
+    except ValueError as error:
+        raise ConfigInvalid(f"{certificate}: its dates cannot be read: {error}") from None
 
 
 def _load(path: Path) -> x509.Certificate:
+    data = read(path, "a certificate", "`smpc-fl certificate` makes one")
     try:
-        return x509.load_pem_x509_certificates(read(path, "a certificate", "`smpc-fl certificate` makes one"))[0]
-    except ValueError:
+        return x509.load_pem_x509_certificates(data)[0]
+    except _UNREADABLE:
         raise ConfigInvalid(f"{path}: no certificate in PEM form. `smpc-fl certificate` makes one") from None

@@ -1,0 +1,162 @@
+"""What fuzzing has found, each once: input that came out as something else than a documented error."""
+
+from __future__ import annotations
+
+import io
+import sqlite3
+import zipfile
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from smpc_fl.errors import ConfigInvalid, DatasetInvalid, InternalError, Unavailable
+from smpc_fl.nodes.cli.job_file import read_job
+from smpc_fl.nodes.home import config, spool
+from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.home.roster_file import read_draft
+from smpc_fl.nodes.ledger.datasets import read_dataset
+from smpc_fl.nodes.net import certificates
+from smpc_fl.nodes.rounds import load_records
+
+
+@pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "{a=" * 2000, f"x = {'1' * 5000}"])
+def test_toml_without_end(tmp_path: Path, text: str) -> None:
+    """`RecursionError`, and Python's own limit for the digits of a number."""
+    path = tmp_path / "file.toml"
+    path.write_text(text)
+    for read in (config.load_any, read_job, read_draft):
+        with pytest.raises(ConfigInvalid, match=r"file\.toml"):
+            read(path)
+
+
+@pytest.mark.parametrize("home", ["~nosuchuser/home", "home\\u0000"])
+def test_a_path_that_cannot_be(tmp_path: Path, home: str) -> None:
+    """`RuntimeError` of `Path.expanduser`, and `ValueError` of the first to open it."""
+    path = tmp_path / "node.toml"
+    text = f'role = "researcher"\nid = "n"\nhome = "{home}"\nkey = "k"\nroster = "r"\nfederation_key = "{"a" * 64}"\n'
+    path.write_text(text)
+    with pytest.raises(ConfigInvalid, match="home"):
+        config.load_any(path)
+    path.write_text(f'[[steps]]\ndo = "mean"\ntensor = "x"\nbound = 1.0\n[local.owners.a]\nprivate = "{home}"\n')
+    if "~" not in home:
+        with pytest.raises(ConfigInvalid, match="private"):
+            read_job(path)
+
+
+def test_a_certificate_of_another_curve_version_or_names(tmp_path: Path) -> None:
+    """`UnsupportedAlgorithm`, `InvalidVersion` and `ValueError`, when fields are looked at that nobody had read before."""
+    authority = certificates.make_authority("ca")
+    pem, _ = certificates.make_certificate(authority, ["host.example"])
+    der = certificates.x509.load_pem_x509_certificate(pem).public_bytes(certificates.Encoding.DER)
+    changes = [
+        (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x78", certificates.expiry_of),
+        (b"\x82\x0chost.example", b"\x02\x0chost.example", certificates.hosts_of),
+        (b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x07", b"\x06\x08\x2a\x86\x48\xce\x3d\x03\x01\x77", None),
+    ]
+    for true, false, read in changes:
+        assert true in der
+        path = tmp_path / "node.pem"
+        path.write_bytes(_pem(der.replace(true, false)))
+        if read is not None:
+            with pytest.raises(ConfigInvalid, match=r"node\.pem"):
+                read(path)
+            continue
+        path.rename(tmp_path / "ca.pem")
+        (tmp_path / "ca.key").write_bytes(certificates.key_pem(authority.key))
+        with pytest.raises(ConfigInvalid, match="not a CA"):
+            certificates.open_authority(tmp_path, "ca")
+
+
+def _pem(der: bytes) -> bytes:
+    from base64 import encodebytes
+
+    return b"-----BEGIN CERTIFICATE-----\n" + encodebytes(der) + b"-----END CERTIFICATE-----\n"
+
+
+def test_a_certificate_that_is_not_there_is_called_that(tmp_path: Path) -> None:
+    with pytest.raises(ConfigInvalid, match="cannot be read"):
+        certificates.hosts_of(tmp_path / "none.pem")
+
+
+def test_archives_that_numpy_and_zipfile_stumble_over(tmp_path: Path) -> None:
+    """`LZMAError`, `RuntimeError` (encrypted), `AttributeError` (no array at all), `TokenError`, `MemoryError`."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("x.npy", _npy("(4, 4)") + bytes(64))
+    lzma = bytearray(packed.getvalue())
+    lzma[60:70] = b"\xff" * 10
+    plain = _archive("x.npy", _npy("(4, 4)") + bytes(64))
+    encrypted = bytearray(plain)
+    for header, at in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        encrypted[plain.index(header) + at] |= 1
+    for data in (
+        bytes(lzma),
+        bytes(encrypted),
+        _archive("x.npy", b"no array"),
+        _archive("x.npy", _npy("(4, 4")),
+        _archive("x.npy", _npy("(1152921504606846975, 1)")),
+        _archive("x.npy", _npy("(" * 3000)),
+    ):
+        (tmp_path / "data.npz").write_bytes(data)
+        with pytest.raises(DatasetInvalid, match=r"data\.npz"):
+            read_dataset(tmp_path / "data.npz")
+
+
+def _npy(shape: str) -> bytes:
+    text = f"{{'descr': '<f4', 'fortran_order': False, 'shape': {shape}, }}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(text).to_bytes(2, "little") + text
+
+
+def _archive(name: str, data: bytes) -> bytes:
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr(name, data)
+    return out.getvalue()
+
+
+def test_tables_that_pyarrow_stumbles_over(tmp_path: Path) -> None:
+    """`KeyError` for a column that is there twice, and for one of lists when it is asked for."""
+    import pyarrow as pa  # type: ignore[import-untyped, unused-ignore]
+    import pyarrow.parquet as pq  # type: ignore[import-untyped, unused-ignore]
+
+    path = tmp_path / "data.parquet"
+    pq.write_table(pa.table([pa.array([1.0]), pa.array([2.0])], names=["a", "a"]), path)
+    with pytest.raises(DatasetInvalid, match="names a column twice"):
+        read_dataset(path, ["a"])
+    pq.write_table(pa.table({"a": [[1.0]]}), path)
+    with pytest.raises(DatasetInvalid, match=r"data\.parquet"):
+        read_dataset(path, ["a"])
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "UPDATE records SET data = 5", "UPDATE records SET data = 'text'", "UPDATE records SET kind = 7",
+        "UPDATE records SET kind = x'00'", "UPDATE bulk SET key = 1", "UPDATE bulk SET key = x'00'",
+        "UPDATE bulk SET size = 1 << 50", "UPDATE bulk SET size = -1", "UPDATE bulk SET size = 'x'",
+        "UPDATE bulk SET file = x'00'", "UPDATE named SET data = 1 << 40", "UPDATE records SET data = x'c1'",
+    ],
+)  # fmt: skip
+async def test_a_journal_with_rows_that_nobody_wrote(tmp_path: Path, change: str) -> None:
+    """`TypeError`, `ValueError`, and a `MemoryError` for a size that the file does not have."""
+    path = tmp_path / "journal"
+    with Journal.open(path) as journal:
+        await journal.append_all("round/a", [("Closed", msgspec.msgpack.encode({}))], b"bulk")
+        await journal.put("key", b"value")
+    with sqlite3.connect(path) as db:
+        db.execute(change)
+    db.close()
+    with pytest.raises((Unavailable, InternalError)), Journal.open(path) as journal:  # noqa: PT012
+        load_records(journal, "round/a")
+        journal.read_bulk("round/a")
+        journal.get("key")
+
+
+def test_a_spool_is_not_asked_for_more_than_its_file_has(tmp_path: Path) -> None:
+    kept = spool.Spool(tmp_path)
+    slot = kept.write(np.zeros(10, np.uint8).data)
+    for size in (1 << 50, -1):
+        with pytest.raises(Unavailable, match="does not hold"):
+            kept.read(spool.Slot(slot.file, size, slot.key))
