@@ -47,7 +47,9 @@ TRY, SET_UP, RUN, USE, OWN = (
 COMMANDS = {
     "demo": Entry(TRY, "smpc_fl.nodes.cli.nodes", "demo", "Four hospitals train one model, on this machine."),
     "keygen": Entry(SET_UP, "smpc_fl.nodes.cli.members", "keygen", "Make a node's key, or the federation key."),
-    "roster": Entry(SET_UP, "smpc_fl.nodes.cli.members", "roster", "List the members, sign the list, accept it."),
+    "roster": Entry(SET_UP, "smpc_fl.nodes.cli.roster", "roster", "List the members, sign the list, accept it."),
+    "enrol": Entry(SET_UP, "smpc_fl.nodes.cli.enrolment", "enrol", "Ask to become a member, with a token."),
+    "rotate": Entry(SET_UP, "smpc_fl.nodes.cli.rotation", "rotate", "Replace a node's key by a new one."),
     "certificate": Entry(SET_UP, "smpc_fl.nodes.cli.members", "certificate", "Make a CA and certificates for wss://."),
     "init": Entry(SET_UP, "smpc_fl.nodes.cli.init", "init", "Write a commented config for a role."),
     "owner": Entry(RUN, "smpc_fl.nodes.cli.nodes", "owner", "Run a data owner's node."),

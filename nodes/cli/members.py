@@ -39,8 +39,8 @@ def keygen(file: Path) -> None:
 def roster() -> None:
     """The list of members: id, role, key, address.
 
-    Whoever holds the federation key keeps a draft (new, add, revoke) and signs it (sign). Every node gets the signed
-    file, pins the federation key in its config, and takes over changes (verify, accept).
+    Whoever holds the federation key keeps a draft (new, add, revoke; invite, enrol, rotate) and signs it (sign). Every node
+    gets the signed file, pins the federation key in its config, and takes over changes (verify, accept).
     """
 
 
@@ -73,10 +73,15 @@ def add(draft: Path, member_id: str, role: Role, key: str, address: str) -> None
 @click.argument("draft", type=FILE)
 @click.option("--id", "member_id", required=True, help="The member whose key must not be believed any more.")
 @click.option("--reason", default="", help="Shown to those who meet the revoked key.")
-def revoke(draft: Path, member_id: str, reason: str) -> None:
+@click.option(
+    "--former", is_flag=True, help="Only the keys that it has replaced: the member stays, an overlap ends at once."
+)
+def revoke(draft: Path, member_id: str, reason: str, former: bool) -> None:
     """Revoke a member's key, for good. Takes effect, once signed and handed on, in the next round."""
-    roster_file.write_draft(draft, roster_file.without_member(roster_file.read_draft(draft), member_id, reason))
-    click.echo(f"{member_id} is revoked in the draft: sign it and hand it on")
+    change = roster_file.without_former_keys if former else roster_file.without_member
+    roster_file.write_draft(draft, change(roster_file.read_draft(draft), member_id, reason))
+    what = f"what {member_id} had before its key" if former else member_id
+    click.echo(f"{what} is revoked in the draft: sign it and hand it on")
 
 
 @roster.command()
@@ -211,6 +216,9 @@ def _print(roster: Roster, state: str) -> None:
         click.echo(f"  {_line(member)}")
     for entry in roster.revoked:
         click.echo(f"  {entry.id:20} revoked      {PublicIdentity(entry.key).fingerprint}  {entry.reason}".rstrip())
+    for rotation in roster.rotations:
+        until = roster_file.date_of(rotation.until)
+        click.echo(f"  {rotation.id:20} replaced     {PublicIdentity(rotation.old).fingerprint}  counts until {until}")
 
 
 def _print_changes(before: Membership, after: Membership) -> None:
@@ -220,6 +228,10 @@ def _print_changes(before: Membership, after: Membership) -> None:
         click.echo(f"  + {_line(member)}")
     for member in sorted(old - new, key=lambda item: item.id):
         click.echo(f"  - {_line(member)}")
+    for rotation in after.roster.rotations:
+        if rotation not in before.roster.rotations:
+            until = roster_file.date_of(rotation.until)
+            click.echo(f"  new key: {rotation.id}, signed by the one before, which counts until {until}")
     for entry in after.roster.revoked:
         if entry not in before.roster.revoked:
             click.echo(f"  revoked: {entry.id}{f' ({entry.reason})' if entry.reason else ''}")

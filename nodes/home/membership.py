@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from datetime import UTC, datetime
 from pathlib import Path
 
 import structlog
@@ -18,6 +17,7 @@ from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.home.config import NodeConfig, OwnerConfig
 from smpc_fl.nodes.home.files import private_folder, read, replace
+from smpc_fl.nodes.home.roster_file import date_of
 from smpc_fl.roster import MAX_ROSTER, Member, Membership, Role, accept_update, everybody, nobody, open_roster
 
 LATEST = "roster.latest"
@@ -104,7 +104,7 @@ class LiveMembership:
     def _tell_rotations(self, before: Membership) -> None:
         for rotation in self._current.roster.rotations:
             if rotation not in before.roster.rotations:
-                until = datetime.fromtimestamp(rotation.until, UTC).isoformat(timespec="minutes")
+                until = date_of(rotation.until)
                 new = PublicIdentity(rotation.new).fingerprint
                 message = f"new key {new}, signed by the one before, which counts until {until}"
                 log.warning("key replaced", peer=rotation.id, message=message)
