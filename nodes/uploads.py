@@ -6,55 +6,29 @@ memory does not grow with the number of owners.
 
 from __future__ import annotations
 
-import asyncio
-from collections import deque
 from collections.abc import Callable
 
 import numpy as np
 
+from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.room import OnSlow, Place, Room
 from smpc_fl.protocols.vectors import VectorOpener
 from smpc_fl.ring import RingArray
 
 Words = Callable[[int, np.dtype[np.unsignedinteger]], RingArray]
 
 
-LEAST = 2
-"""Uploads at a time, whatever their size: one is added while the next is on its way."""
-
-
 class Uploads:
-    """Vectors of `most` bytes together at a time. Whoever asked first comes first."""
+    """Vectors of `most` bytes together at a time (`net.room`). Whoever asked first comes first."""
 
-    def __init__(self, most: int) -> None:
-        self._most = most
-        self._sizes = 0
-        self._count = 0
-        self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()
+    def __init__(self, most: int, limits: Limits | None = None) -> None:
+        self._room = Room(most, limits)
         self._free: list[RingArray] = []
 
-    async def begin(self, size: int) -> Upload:
-        """Waits for room for `size` bytes. The upload is closed, or abandoned, by whoever has it."""
-        turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiting.append((size, turn))
-        self._admit()
-        try:
-            await turn
-        except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
-                self.end(size, None)
-            raise
-        return Upload(self, size)
-
-    def _admit(self) -> None:
-        while self._waiting:
-            size, turn = self._waiting[0]
-            if not turn.done() and self._count >= LEAST and self._sizes + size > self._most:
-                return
-            self._waiting.popleft()
-            if not turn.done():
-                self._count += 1
-                self._sizes += size
-                turn.set_result(None)
+    async def begin(self, size: int, on_slow: OnSlow = lambda why: None) -> Upload:
+        """Waits for room for `size` bytes. The upload is closed, or abandoned, by whoever has it. `on_slow`: how its
+        connection is closed if it comes too slowly while others wait."""
+        return Upload(self, await self._room.begin(size, on_slow))
 
     def forget(self) -> None:
         """Overwrite the shares that lie in the buffers: nothing more of a round comes. The memory serves the next one."""
@@ -68,20 +42,18 @@ class Uploads:
         self._free.clear()  # of another round: a federation's models differ in size at most now and then
         return np.empty(n, dtype)
 
-    def end(self, size: int, buffer: RingArray | None) -> None:
+    def end(self, place: Place, buffer: RingArray | None) -> None:
         if buffer is not None:
             self._free.append(buffer)
-        self._count -= 1
-        self._sizes -= size
-        self._admit()
+        place.end()
 
 
 class Upload:
     """One vector on its way in: the transport's sink. Without an `opener` what comes is dropped (it is known already)."""
 
-    def __init__(self, room: Uploads, size: int) -> None:
+    def __init__(self, room: Uploads, place: Place) -> None:
         self.opener: VectorOpener | None = None
-        self._size = size
+        self._place = place
         self._room: Uploads | None = room
         self._buffer: RingArray | None = None
 
@@ -104,4 +76,4 @@ class Upload:
         room, self._room = self._room, None
         if room is not None:
             self.opener = None
-            room.end(self._size, self._buffer)
+            room.end(self._place, self._buffer)

@@ -23,6 +23,7 @@
     │   ├── ModelMismatch           the model is not the one whose digest the manifest carries
     │   ├── UnknownMember           the peer is not in the roster
     │   ├── RevokedKey              the peer's key was revoked
+    │   ├── LimitExceeded           the peer asks for more, at once or over time, than this node bears
     │   ├── WrongRole               the peer's role may not say this
     │   └── VersionMismatch         the peer speaks another protocol version
     ├── PeerMisbehaviour            a peer broke the protocol; the message names peer and phase
@@ -124,6 +125,9 @@ class UnknownMember(Refused): ...
 
 
 class RevokedKey(Refused): ...
+
+
+class LimitExceeded(Refused): ...
 
 
 class WrongRole(Refused): ...

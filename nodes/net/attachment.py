@@ -13,7 +13,6 @@ from typing import Protocol
 import numpy as np
 
 from smpc_fl.errors import MalformedMessage, SmpcError, Unavailable
-from smpc_fl.nodes.net.framing import INLINE
 from smpc_fl.protocols.messages import Signed
 
 
@@ -55,7 +54,7 @@ class Attachment:
         self.refused: Exception | None = None
         self._sink: Sink | None = None
         self._collected = memoryview(b"")
-        self._taken = self._marked = 0
+        self._taken = 0
         self._over = False
 
     def open(self, sink: Sink | None) -> None:
@@ -68,9 +67,8 @@ class Attachment:
             # Not a bytearray: that is cleared before it is filled, and NumPy asks the system for large pages.
             self._collected = np.empty(self.size, np.uint8).data
 
-    def take(self, piece: bytes) -> bool:
-        """The next bytes. Whether with them it has gone on: a byte now and then does not count. Raises
-        `MalformedMessage`, and what is no `SmpcError` out of the sink."""
+    def take(self, piece: bytes) -> None:
+        """The next bytes. Raises `MalformedMessage`, and what is no `SmpcError` out of the sink."""
         begin, self._taken = self._taken, self._taken + len(piece)
         if self._taken > self.size:
             raise MalformedMessage("an attachment is longer than it said")
@@ -82,10 +80,6 @@ class Attachment:
                     self._sink(memoryview(piece))
                 except SmpcError as error:
                     self.refuse(error)
-        if self._taken - self._marked < INLINE:
-            return False
-        self._marked = self._taken
-        return True
 
     def refuse(self, error: Exception) -> None:
         self.refused = error

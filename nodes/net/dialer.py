@@ -20,6 +20,7 @@ from websockets.exceptions import InvalidHandshake, InvalidStatus
 from smpc_fl.errors import SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.net.addresses import parse_address
+from smpc_fl.nodes.net.guard import Dialled
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.nodes.net.link import Link
@@ -171,6 +172,7 @@ class Dialer:
                 ssl=self._ssl if self.address.secure else None,
                 proxy=None,
                 user_agent_header=None,
+                create_connection=Dialled,
                 **self._limits.websocket(),
             )
         except Exception as error:

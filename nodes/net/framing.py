@@ -2,14 +2,15 @@
 
 Every websocket message begins with a byte that says its kind:
 
-    0 MESSAGE        lengths, the encoded `Signed` envelope, its attachment of at most 64 KiB, or none
-    1 ANNOUNCEMENT   lengths, an envelope whose attachment is longer: it waits until the receiver has room for it
+    0 MESSAGE        lengths, tag, the encoded `Signed` envelope, its attachment of at most 64 KiB, or none
+    1 ANNOUNCEMENT   lengths, tag, an envelope whose attachment is longer: it waits until the receiver has room for it
     2 GO             the receiver has room for what was announced
     3 DROP           the receiver does not want it (it says why in a message of its own): it is not sent
     4 ATTACHMENT     what was announced: this byte is a fragment of its own, the others are the attachment
 
 `lengths` are 4 bytes for the envelope, 8 for the attachment, big-endian. They come first, so that what is too long is
-refused before it arrives. A fragment has at most 1 MiB; an attachment is cut at multiples of what the sender chose.
+refused before it arrives. `tag`: 16 bytes (`session.py`), from the end of the handshake on. A fragment has at most 128 KiB,
+of an attachment 1 MiB; that is cut at multiples of what the sender chose.
 """
 
 from __future__ import annotations
@@ -21,11 +22,15 @@ from typing import NamedTuple
 
 from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.net.session import TAG, Session
+from smpc_fl.nodes.net.sizes import HEAD, SMALL, type_in
 from smpc_fl.protocols.codec import MAX_BODY, decode_signed
 from smpc_fl.protocols.messages import Signed
 
 PIECE = 1 << 20
-"""Bytes of a fragment, at most."""
+"""Bytes of an attachment's fragment, at most."""
+LEAF = 1 << 17
+"""Bytes of any other fragment, at most: nobody has asked for it."""
 DEFAULT_PIECE = 1 << 18
 """Bytes of an attachment's fragments, unless its sender chooses otherwise."""
 INLINE = 1 << 16
@@ -35,6 +40,10 @@ MAX_ENVELOPE = MAX_BODY
 
 _LENGTHS = struct.Struct(">BIQ")
 
+Sizes = Callable[[str], int]
+"""Bytes of the longest envelope around a message of this type that the peer may send; 0: it may send none."""
+Rest = Callable[[int], Awaitable[None]]
+"""Told of a message of so many bytes that is not all in its first fragment; waits until there is memory for it."""
 More = Callable[[], Awaitable[bytes | None]]
 """A message's next fragment; None when there is none."""
 
@@ -55,14 +64,21 @@ class Incoming(NamedTuple):
     inline: memoryview | None
 
 
-def message(envelope: bytes, attachment: memoryview) -> bytes:
+def message(envelope: bytes, attachment: memoryview, session: Session | None = None) -> bytes:
     """A MESSAGE. `attachment` is empty or at most INLINE bytes."""
-    return b"".join((_LENGTHS.pack(Kind.MESSAGE, len(envelope), len(attachment)), envelope, attachment))
+    head = _LENGTHS.pack(Kind.MESSAGE, len(envelope), len(attachment))
+    return b"".join((head, _tag(head, envelope, session), envelope, attachment))
 
 
-def announcement(envelope: bytes, size: int) -> bytes:
+def announcement(envelope: bytes, size: int, session: Session | None = None) -> bytes:
     """An ANNOUNCEMENT of an attachment of `size` bytes, more than INLINE."""
-    return _LENGTHS.pack(Kind.ANNOUNCEMENT, len(envelope), size) + envelope
+    head = _LENGTHS.pack(Kind.ANNOUNCEMENT, len(envelope), size)
+    return b"".join((head, _tag(head, envelope, session), envelope))
+
+
+def _tag(head: bytes, envelope: bytes, session: Session | None) -> bytes:
+    # An envelope ends with its signature (`Signed`'s last field).
+    return b"" if session is None else session.seal(head, envelope[-64:])
 
 
 def cut(data: Buffer, piece: int = PIECE) -> Iterator[memoryview]:
@@ -94,9 +110,18 @@ def kind_of(first: bytes) -> Kind:
     return kind
 
 
-async def read_message(first: bytes, more: More, max_envelope: int, max_attachment: int) -> Incoming:
+async def read_message(
+    first: bytes,
+    more: More,
+    max_envelope: int,
+    max_attachment: int,
+    sizes: Sizes | None = None,
+    session: Session | None = None,
+    rest: Rest | None = None,
+) -> Incoming:
     """The MESSAGE or ANNOUNCEMENT that begins with the fragment `first`. Raises `MalformedMessage`."""
-    if len(first) < _LENGTHS.size:
+    begin = _LENGTHS.size + (0 if session is None else TAG)
+    if len(first) < begin:
         raise MalformedMessage("a message is too short for its two lengths")
     kind, envelope_size, size = _LENGTHS.unpack_from(first)
     if envelope_size > max_envelope or size > max_attachment:
@@ -106,10 +131,26 @@ async def read_message(first: bytes, more: More, max_envelope: int, max_attachme
         )
     if (size > INLINE) != (kind == Kind.ANNOUNCEMENT):
         raise MalformedMessage(f"attachments are announced if they are over {INLINE} bytes, and no others")
-    end = _LENGTHS.size + envelope_size
-    data = memoryview(await _whole(first, more, end if size > INLINE else end + size))
-    signed = decode_signed(data[_LENGTHS.size : end])
+    if envelope_size > SMALL and sizes is not None:
+        _check_size(first[begin : begin + HEAD], envelope_size, sizes)
+    end = begin + envelope_size
+    whole = end if size > INLINE else end + size
+    if whole > len(first) and rest is not None:
+        await rest(whole)
+    data = memoryview(await _whole(first, more, whole))
+    signed = decode_signed(data[begin:end])
+    if session is not None:
+        session.check(data[: _LENGTHS.size], signed.signature, data[_LENGTHS.size : begin])
     return Incoming(signed, size, data[end:] if 0 < size <= INLINE else None)
+
+
+def _check_size(head: bytes, size: int, sizes: Sizes) -> None:
+    """Before the envelope has arrived, let alone been decoded."""
+    kind = type_in(head)
+    most = sizes(kind)
+    if size > most:
+        what = f"a {kind}" if most else "a message of that type"
+        raise MalformedMessage(f"{what} of {size} bytes is over the limit of {max(most, SMALL)}")
 
 
 async def _whole(first: bytes, more: More, size: int) -> bytes | bytearray:

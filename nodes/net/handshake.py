@@ -1,13 +1,14 @@
 """The first words on a connection: both sides prove who they are, or one says why it refuses.
 
     both   Hello   version, federation, claimed role, fresh nonce       (signed, but not fresh: not yet believed)
-    both   Proof   both nonces and the peer's id, signed                (cannot be replayed, reflected or passed on)
+    both   Proof   both nonces and the peer's id, signed                (cannot be replayed or reflected)
 
 Each side looks the other up in its own roster before it signs a proof. Either may send a signed `Refusal` instead, and
 close; it says why, with the name of an error class. All of it is done within one deadline.
 
-Someone in the middle who passes everything on unchanged gets nothing but the place in the middle: every later message
-is signed by its sender, and what is secret is sealed, whatever the socket.
+The nonces are X25519 keys: what follows carries tags under a key that the two agree on by them (`session.py`). Someone in
+the middle who passes these words on unchanged gets nothing but the place in the middle, and can change, add, repeat or
+leave out nothing; what is secret is sealed besides, whatever the socket.
 """
 
 from __future__ import annotations
@@ -33,8 +34,10 @@ from smpc_fl.errors import (
 )
 from smpc_fl.identity import Identity, PublicIdentity
 from smpc_fl.nodes.net.link import POLICY, Link
+from smpc_fl.nodes.net.session import Session
 from smpc_fl.protocols.codec import decode_message, expect, sign, verify
 from smpc_fl.protocols.messages import PROTOCOL_VERSION, Hello, Message, Proof, Refusal, Signed
+from smpc_fl.sealing import Agreement, KeyPair
 
 PHASE = "handshake"
 _MAX_ENVELOPE = 8192
@@ -104,7 +107,8 @@ async def _converse(
     link: Link, me: LocalMember, expected: str | None, roles: Collection[str] | None, version: int
 ) -> None:
     members = me.membership
-    nonce = secrets.token_bytes(32)
+    pair = KeyPair.generate(secrets.token_bytes)
+    nonce = pair.public
     await link.send(me.sign(Hello(version, members.federation, me.role, nonce, members.roster_version)))
 
     signed = await _receive(link)
@@ -142,7 +146,18 @@ async def _converse(
     proof = expect(proof, Proof, peer=signed.sender)
     if (proof.own_nonce, proof.peer_nonce, proof.peer) != (hello.nonce, nonce, me.id):
         raise BadSignature("a proof was made for another connection", peer=signed.sender)
+    session = _session(Agreement(pair, hello.nonce), me.identity.public, key, members.federation)
     link.peer, link.role, link.key, link.roster_version = signed.sender, role, key, hello.roster_version
+    link.begin(session)
+
+
+def _session(agreed: Agreement, own: PublicIdentity, peer: PublicIdentity, federation: bytes) -> Session:
+    """One key a direction; both identities and both nonces are in them. Raises `MalformedMessage`."""
+
+    def key(sender: PublicIdentity, receiver: PublicIdentity) -> bytes:
+        return agreed.key(sender=sender, receiver=receiver, manifest_hash=federation, about=b"", kind="link")
+
+    return Session(key(own, peer), key(peer, own))
 
 
 async def _receive(link: Link) -> Signed:

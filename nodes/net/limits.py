@@ -22,21 +22,47 @@ quiet.setLevel(logging.CRITICAL)
 
 @dataclass(frozen=True)
 class Limits:
-    """Seconds, bytes, connections."""
+    """Seconds, bytes, connections. `[limits]` in a node's config sets those that an operator may want to change
+    (`home/limits_table.py`)."""
 
     attachment: int = 1 << 30
     """Bytes of the longest attachment that is taken or sent."""
     handshake: float = 10.0
-    """Seconds until both sides have proved who they are (TCP, TLS and HTTP have as many of their own)."""
+    """Seconds until both sides have proved who they are (TCP and TLS, and HTTP, have as many of their own)."""
     ping_interval: float = 20.0
     ping_timeout: float = 20.0
-    """Seconds without an answer to a ping after which the peer is taken for dead."""
+    """Seconds without an answer to a ping after which the peer is taken for dead. A member that answers may be silent for
+    as long as it likes: an owner waits for rounds."""
     stall: float = 30.0
-    """Seconds that a peer has for 64 KiB of an attachment that we have room for; then the room is somebody else's."""
+    """Seconds that a peer has for 64 KiB of a message that it has begun, or of an attachment that we have room for; then
+    the room is somebody else's."""
     close: float = 5.0
     """Seconds that a peer has to say goodbye."""
+
+    connections: int = 16384
+    """Connections at a listener, strangers among them; fewer where the system allows fewer open files."""
     pending: int = 128
     """Connections that have not proved who they are, at most, at a listener."""
+    pending_address: int = 64
+    """As many of them from one address."""
+    arrivals: float = 50.0
+    arrivals_burst: float = 2000.0
+    """New connections a second from one address, and how many may come at once: a hospital's owners behind one gateway."""
+
+    messages: float = 500.0
+    messages_burst: float = 5000.0
+    """Messages a second from one member, over all its connections, and how many may come at once; 16 KiB count as one
+    more. A member that says more is read more slowly, and told."""
+    collected: int = 256 << 20
+    """Bytes of envelopes over 1 MiB and of attachments that are collected in memory at a time, from all peers together;
+    others wait. Two are let in whatever their size."""
+    slowest: int = 64 << 10
+    """Bytes a second below which an upload is cut off while others wait for its room, after `stall` seconds of grace."""
+
+    @property
+    def door(self) -> float:
+        """Seconds from the first packet on until a peer has proved who it is, all in all."""
+        return 3 * self.handshake
 
     def websocket(self) -> dict[str, Any]:
         """The keyword arguments that websockets' `connect` and `serve` have in common."""

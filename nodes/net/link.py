@@ -10,7 +10,9 @@ That the receiver has room is heard by whoever calls `receive`: a link that nobo
 frames go between fragments, so keep-alive pings pass a long message; but they wait behind a reader that has stopped
 reading: whoever does not call `receive` for longer than the ping timeouts is taken for dead.
 
-Nothing here checks a signature: `handshake.py` does for the connection, the node above for every message.
+Nothing here checks a signature: `handshake.py` does for the connection, the node above for every message. What comes on
+an authenticated link was sent on it, once, in this order (`session.py`), is not longer than its type can be (`sizes.py`),
+and goes on once it has begun; who passes a limit is told which, and cut off.
 """
 
 from __future__ import annotations
@@ -24,19 +26,23 @@ from websockets.asyncio.connection import Connection
 from websockets.exceptions import ConnectionClosed, PayloadTooBig, ProtocolError
 from websockets.protocol import State
 
-from smpc_fl.errors import BadInput, InternalError, MalformedMessage, SmpcError, Unavailable
+from smpc_fl.errors import BadInput, InternalError, LimitExceeded, MalformedMessage, SmpcError, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.net import framing
 from smpc_fl.nodes.net.attachment import Accept, Attachment, Sink
-from smpc_fl.nodes.net.framing import INLINE, MAX_ENVELOPE, Incoming, Kind, frame_size
+from smpc_fl.nodes.net.framing import INLINE, LEAF, MAX_ENVELOPE, PIECE, Incoming, Kind, Sizes, frame_size
 from smpc_fl.nodes.net.limits import Limits
+from smpc_fl.nodes.net.room import LARGE, Place, Room
+from smpc_fl.nodes.net.session import TAG, Session
 from smpc_fl.nodes.net.writer import Writer
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed
 
 NORMAL, PROTOCOL_BROKEN, POLICY, OUR_BUG = 1000, 1002, 1008, 1011
 """Close codes of RFC 6455, section 7.4.1."""
+CRUMB, CRUMBS = 1 << 10, 64
+"""Bytes that a fragment has on the average, at least, and how many fragments do not count: each has its price."""
 
 
 class Link:
@@ -44,7 +50,8 @@ class Link:
 
     `bytes_sent` and `bytes_received` count data frames as they are on the socket: payload, our lengths, frame headers
     (RFC 6455, section 5.2). Pings, the HTTP upgrade and TLS's own records (about 22 bytes in 16 KiB) are not in them.
-    `refused`: the envelope of the message that `receive` has refused last.
+    `refused`: the envelope of the message that `receive` has refused last. `sizes`: what the peer may say, and how long;
+    `room`: where its long envelopes wait for memory; both None: anything, at once.
     """
 
     def __init__(self, socket: Connection, *, dialled: bool, limits: Limits | None = None) -> None:
@@ -54,6 +61,8 @@ class Link:
         self.roster_version = 0
         self.bytes_received = 0
         self.refused: Signed | None = None
+        self.sizes: Sizes | None = None
+        self.room: Room | None = None
         self.limits = limits or Limits()
         self._socket = socket
         # A client's frames carry a 4-byte mask (RFC 6455, section 5.3), a server's do not.
@@ -66,6 +75,10 @@ class Link:
         self._refusal: Attachment | None = None
         self._clock: asyncio.Timeout | None = None
         self._end: Exception | None = None
+        self._session: Session | None = None
+        self._cut_off = ""
+        self._cutting: asyncio.Task[None] | None = None
+        self._place: Place | None = None  # of the long envelope that was handed on last
 
     def __repr__(self) -> str:
         return f"<Link {self.peer or 'unauthenticated'} {self.role} {'open' if self.is_open else 'closed'}>"
@@ -92,6 +105,15 @@ class Link:
 
     async def wait_closed(self) -> None:
         await self._socket.wait_closed()
+
+    def begin(self, session: Session) -> None:
+        """The handshake is done: from now on, messages of both directions carry the session's tags."""
+        self._session = self._writer.session = session
+        self._longest_fragment(LEAF)
+
+    def _longest_fragment(self, size: int) -> None:
+        # Counts from the frame after the next: a peer that is told GO first says ATTACHMENT, in a frame of its own.
+        self._socket.protocol.max_fragment_size = size + TAG
 
     # --- sending ---
 
@@ -143,6 +165,7 @@ class Link:
         the next one (`ended` is False). Cancelling is safe between messages; within one it drops the connection."""
         most = self.limits.attachment if max_attachment is None else max_attachment
         self._reader = asyncio.current_task()
+        self._leave_room()
         while True:
             if self._refusal is not None:
                 raise self._refuse(self._refusal)
@@ -170,11 +193,11 @@ class Link:
             error.peer = error.peer or self.peer or None
             if self._end is None:  # otherwise it is websockets that found fault, and has closed
                 self._end = error
-                await asyncio.gather(self.close("malformed message", code=PROTOCOL_BROKEN), self._drain(frames))
+                await asyncio.gather(self.close(error.message, code=PROTOCOL_BROKEN), self._drain(frames))
             raise
         except BaseException as error:
             if clock.expired():
-                await self._woken()
+                await self._woken(begun=first is not None)
                 return None
             if first is not None and not isinstance(error, Unavailable):
                 self._end = Unavailable("dropped in the midst of a message")
@@ -187,40 +210,71 @@ class Link:
                 # What is done with messages between two calls is not the peer's time.
                 attachment.patience = _left(clock)
 
-    async def _woken(self) -> None:
-        """The clock has rung: a message was refused, or an attachment does not come. Raises `Unavailable`."""
-        if self._refusal is None:
-            self._end = Unavailable(f"an attachment did not go on for {self.limits.stall:g} s")
-            await self.close("attachment stalled", code=POLICY)
+    async def _woken(self, begun: bool) -> None:
+        """The clock has rung: a message was refused, or one that has `begun`, or an attachment, does not go on. Raises
+        `Unavailable`."""
+        if begun or self._refusal is None:
+            what = "message" if begun and self._attachment is None else "attachment"
+            self._end = Unavailable(f"a {what} did not go on for {self.limits.stall:g} s")
+            await self.close(f"{what} stalled", code=POLICY)
             raise self._gone(self._end) from None
 
     async def _read(
         self, first: bytes, frames: AsyncGenerator[bytes, None], clock: asyncio.Timeout, accept: Accept | None,
         max_envelope: int, max_attachment: int,
     ) -> tuple[Signed, memoryview | Sink | None] | None:  # fmt: skip
-        empty = 0
+        came, empty, pieces, marked = len(first), 0, 1, 0
+        stall, time = self.limits.stall, asyncio.get_running_loop().time
 
         async def more() -> bytes | None:
-            nonlocal empty
+            nonlocal came, empty, pieces, marked
             while (piece := await anext(frames, None)) == b"":
                 # One empty fragment ends a message; more of them are only there to keep us busy.
                 empty += 1
                 if empty > 1:
                     raise MalformedMessage("a message has empty fragments")
+            if piece is None:
+                return None
+            came, pieces = came + len(piece), pieces + 1
+            if pieces > CRUMBS + came // CRUMB:
+                raise MalformedMessage("a message comes in crumbs")
+            if came - marked >= INLINE:
+                # It goes on: a byte now and then does not count. And not at every fragment: it has its price.
+                marked, left = came, _left(clock)
+                if left is not None and left < 0.9 * stall:
+                    clock.reschedule(time() + stall)
             return piece
+
+        async def rest(size: int) -> None:
+            if size > LARGE and self.room is not None:
+                clock.reschedule(None)  # it is for us that it waits
+                self._place = await self.room.begin(size, self.cut)
+            clock.reschedule(time() + stall)
 
         kind = framing.kind_of(first)
         if kind is Kind.ATTACHMENT:
-            return await self._collect(more, clock)
+            clock.reschedule(time() + stall)
+            return await self._collect(more)
         if kind is Kind.GO or kind is Kind.DROP:
             await framing.nothing_more(more)
             self._writer.heard(kind)
             return None
-        incoming = await framing.read_message(first, more, max_envelope, max_attachment)
+        patience = clock.when()
+        incoming = await framing.read_message(
+            first, more, max_envelope, max_attachment, self.sizes, self._session, rest
+        )
+        if clock.when() != patience:
+            clock.reschedule(patience)
         if kind is Kind.MESSAGE:
             return incoming.signed, incoming.inline
         self._announced(incoming, accept)
         return None
+
+    def _leave_room(self) -> None:
+        """The long envelope that came last has been dealt with."""
+        place, self._place = self._place, None
+        if place is not None:
+            place.end()
 
     def _announced(self, incoming: Incoming, accept: Accept | None) -> None:
         """Wait for room, in a task of its own."""
@@ -239,6 +293,8 @@ class Link:
             if not isinstance(error, SmpcError):
                 return
         with contextlib.suppress(Unavailable):
+            if attachment.let_in:
+                self._longest_fragment(PIECE)
             await self._writer.say(Kind.GO if attachment.let_in else Kind.DROP)
             if attachment.let_in:
                 attachment.patience = self.limits.stall
@@ -249,18 +305,16 @@ class Link:
         if self._clock is not None:
             self._clock.reschedule(asyncio.get_running_loop().time() + seconds)
 
-    async def _collect(self, more: framing.More, clock: asyncio.Timeout) -> tuple[Signed, memoryview | Sink] | None:
+    async def _collect(self, more: framing.More) -> tuple[Signed, memoryview | Sink] | None:
         attachment = self._attachment
         if attachment is None or not attachment.let_in:
             raise MalformedMessage("an attachment comes unasked")
-        stall, time = self.limits.stall, asyncio.get_running_loop().time
-        clock.reschedule(time() + stall)
         while (piece := await more()) is not None:
-            # Not at every fragment: it has its price.
-            if attachment.take(piece) and (_left(clock) or 0.0) < 0.9 * stall:
-                clock.reschedule(time() + stall)
+            attachment.take(piece)
         received = attachment.finish()
         self._attachment = None
+        if self._session is not None:
+            self._longest_fragment(LEAF)
         if received is None:
             self._refusal = attachment
             return None
@@ -284,6 +338,8 @@ class Link:
         except ConnectionClosed as error:
             self._end = error
             self._release()
+            if why := self._cut_off or getattr(self._socket, "cut_off", ""):
+                raise LimitExceeded(f"cut off: {why}", peer=self.peer or None) from None
             if isinstance(error.__cause__, PayloadTooBig | ProtocolError):
                 raise MalformedMessage(
                     f"the connection was closed: {type(error.__cause__).__name__} on the wire", peer=self.peer or None
@@ -313,6 +369,13 @@ class Link:
         attachment, self._attachment = self._attachment, None
         if attachment is not None:
             attachment.abandon()
+        self._leave_room()
+
+    def cut(self, why: str) -> None:
+        """Close, in the background, because the peer has passed a limit: it hears `why`, and so does `receive`."""
+        if not self._cut_off:
+            self._cut_off = why
+            self._cutting = asyncio.get_running_loop().create_task(self.close(why, code=POLICY))
 
     async def close(self, reason: str = "", *, code: int = NORMAL) -> None:
         """Say goodbye and close; waits at most `Limits.close` seconds for the peer's goodbye. Never raises."""

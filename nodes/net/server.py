@@ -1,8 +1,8 @@
 """A listener: websockets for members, and a few read-only pages over HTTP, on one port.
 
-Strangers are held short: a connection has `Limits.handshake` seconds to speak HTTP and as many to prove whose it is,
-sends no more than 8 KiB of envelope before that (`handshake.py`), and there are at most `Limits.pending` such
-connections at a time. A page of another origin in somebody's browser cannot connect.
+Strangers are held short: a connection has `Limits.handshake` seconds for TLS, for HTTP, and to prove whose it is; no
+more than 64 KiB of it are looked at before that (`guard.py`), and there are at most `Limits.pending` such connections at
+a time (`door.py`). A page of another origin in somebody's browser cannot connect.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import socket
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
 from ssl import SSLContext
-from typing import Self
+from typing import Any, Self
 
 from websockets.asyncio.server import Server, ServerConnection
 from websockets.asyncio.server import serve as websockets_serve
@@ -21,6 +21,8 @@ from websockets.datastructures import Headers
 from websockets.http11 import Request, Response
 
 from smpc_fl.errors import SmpcError, Unavailable
+from smpc_fl.nodes.net.door import Door
+from smpc_fl.nodes.net.guard import Accepted
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.nodes.net.link import Link
@@ -41,7 +43,7 @@ Pages = Callable[[str], HttpAnswer | None]
 """The page at a path (without its query), or None: 404."""
 
 OnRefused = Callable[[SmpcError], None]
-"""Told of a connection that ended in its handshake, and why."""
+"""Told of a connection that was turned away at the door, or ended in its handshake, and why."""
 
 
 def listening_socket(host: str, port: int, *, fd: int | None = None) -> socket.socket:
@@ -65,7 +67,7 @@ class Listener:
 
     def __init__(self) -> None:
         self._server: Server
-        self._strangers: set[ServerConnection] = set()
+        self._door: Door
         self.address: tuple[str, int] = ("", 0)
 
     async def __aenter__(self) -> Self:
@@ -78,19 +80,19 @@ class Listener:
         """Stop listening, say goodbye to all, wait for the handlers; those that take over `grace` seconds are
         cancelled. The port is free when this returns."""
         self._server.close()
-        self._abort_strangers()
+        self._door.hang_up()
         try:
             async with asyncio.timeout(grace):
                 await self._server.wait_closed()
         except TimeoutError:
-            self._abort_strangers()
+            self._door.hang_up()
             for task in list(self._server.handler_tasks):
                 task.cancel()
             await self._server.wait_closed()
 
-    def _abort_strangers(self) -> None:
-        for connection in list(self._strangers):
-            connection.transport.abort()
+    @property
+    def door(self) -> Door:
+        return self._door
 
 
 async def serve(
@@ -109,30 +111,23 @@ async def serve(
     `roles`: who may connect. Several connections of one member run at once: `Peers` keeps the newest."""
     bounds = limits or Limits()
     listener = Listener()
-    strangers = listener._strangers
+    listener.address = sock.getsockname()[:2]
+    listener._door = door = Door(sock, bounds, says_why=ssl is None, on_turned_away=on_refused)
 
-    class Connection(ServerConnection):
-        """Counted from the first byte on, not only after HTTP."""
+    class Connection(Accepted):
+        pass
 
-        def connection_made(self, transport: asyncio.BaseTransport) -> None:
-            super().connection_made(transport)
-            strangers.add(self)
-            if len(strangers) > bounds.pending:
-                self.transport.abort()
-
-        def connection_lost(self, exc: Exception | None) -> None:
-            strangers.discard(self)
-            super().connection_lost(exc)
+    Connection.door = door
 
     async def converse(connection: ServerConnection) -> None:
+        assert isinstance(connection, Connection)
         link = Link(connection, dialled=False, limits=bounds)
         try:
             await authenticate(link, me, roles=roles)
         except SmpcError as error:
             on_refused(error)
             return
-        finally:
-            strangers.discard(connection)
+        connection.is_known()
         try:
             await handler(link)
         except Exception as error:
@@ -145,19 +140,19 @@ async def serve(
             return None
         return _http_response(request, pages)
 
-    sock.setblocking(False)
+    timeouts: dict[str, Any] = {} if ssl is None else {"ssl_handshake_timeout": bounds.handshake}
+    door.setblocking(False)
     listener._server = await websockets_serve(
         converse,
-        sock=sock,
+        sock=door,
         ssl=ssl,
         origins=[None],
         process_request=answer,
         server_header=None,
         create_connection=Connection,
+        **timeouts,
         **bounds.websocket(),
     )
-    host, port = sock.getsockname()[:2]
-    listener.address = (host, port)
     return listener
 
 

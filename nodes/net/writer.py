@@ -10,7 +10,12 @@ from websockets.asyncio.connection import Connection
 from smpc_fl.errors import MalformedMessage, Unavailable
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.net import framing
-from smpc_fl.nodes.net.framing import INLINE, Kind, frame_size
+from smpc_fl.nodes.net.framing import INLINE, LEAF, Kind, frame_size
+from smpc_fl.nodes.net.session import Session
+
+
+def _leaves(message: bytes) -> Sequence[Buffer]:
+    return [message] if len(message) <= LEAF else list(framing.cut(message, LEAF))
 
 
 class Writer:
@@ -20,6 +25,7 @@ class Writer:
         self, socket: Connection, mask: int, abort: Callable[[], None], gone: Callable[[Exception], Unavailable]
     ) -> None:
         self.bytes_sent = 0
+        self.session: Session | None = None
         self._socket = socket
         self._mask = mask
         self._abort = abort
@@ -32,19 +38,20 @@ class Writer:
     async def send(self, envelope: bytes, attachment: memoryview, piece: int) -> int:
         """As `Link.send`."""
         if attachment.nbytes <= INLINE:
-            return await self._write(list(framing.cut(framing.message(envelope, attachment))))
+            return await self._write(lambda: _leaves(framing.message(envelope, attachment, self.session)))
         async with self._announcing:
             answer = self._answer = asyncio.get_running_loop().create_future()
             try:
-                announced = framing.announcement(envelope, attachment.nbytes)
-                written = await self._write(list(framing.cut(announced)), binding=True)
+                written = await self._write(
+                    lambda: _leaves(framing.announcement(envelope, attachment.nbytes, self.session)), binding=True
+                )
                 return written + await self._deliver(answer, attachment, piece)
             finally:
                 self._answer = None
 
     async def say(self, kind: Kind) -> None:
         """GO or DROP."""
-        await self._write([bytes([kind])])
+        await self._write(lambda: [bytes([kind])])
 
     def heard(self, kind: Kind) -> None:
         """The peer's answer to what is announced. Raises `MalformedMessage`."""
@@ -62,7 +69,7 @@ class Writer:
                 raise self._gone(self._socket.protocol.close_exc)
             if said is Kind.DROP:
                 return 0
-            return await self._write([bytes([Kind.ATTACHMENT]), *framing.cut(attachment.cast("B"), piece)])
+            return await self._write(lambda: [bytes([Kind.ATTACHMENT]), *framing.cut(attachment.cast("B"), piece)])
         except asyncio.CancelledError:
             self._abort()  # the peer has our word that it comes
             raise
@@ -73,14 +80,16 @@ class Writer:
         if self._answer is not None and not self._answer.done():
             self._answer.set_result(None)
 
-    async def _write(self, fragments: Sequence[Buffer], *, binding: bool = False) -> int:
-        """One websocket message; the bytes that it took. `binding`: the connection is of no use to who does not go on."""
+    async def _write(self, make: Callable[[], Sequence[Buffer]], *, binding: bool = False) -> int:
+        """One websocket message, its fragments made when it is its turn (they are numbered); the bytes that it took.
+        `binding`: the connection is of no use to who does not go on."""
         async with self._turn:
-            before = self.bytes_sent
+            before, fragments = self.bytes_sent, make()
             try:
                 await self._socket.send(fragments[0] if len(fragments) == 1 else self._counted(fragments))
             except asyncio.CancelledError:
-                if binding or len(fragments) > 1:
+                # Its number is taken: without it no other message would be believed.
+                if binding or self.session is not None or len(fragments) > 1:
                     self._abort()
                 raise
             except Exception as error:
