@@ -108,7 +108,7 @@ class _Owner(Owner):
     def _expected(self, manifest: Manifest) -> Expected | None:
         task = self.task
         names = tuple(task.names)
-        return Expected("train", task.digest, task.layout.length, CLIP, MAX_SAMPLES, TOLERANCE, names)
+        return Expected("train", task.digest, task.layout.length, CLIP, MAX_SAMPLES, TOLERANCE, names, task.digest)
 
     async def _compute(self, key: Key, model: Buffer) -> None:
         shell = self._rounds[key]
@@ -179,7 +179,7 @@ class _Coordinator(Coordinator):
         task = self.task
         plan = RoundPlan(
             RUN, self.number, 0, "train", tuple(task.names), tuple(task.aggregator_names), task.layout.length, self._numbers,
-            CLIP, MAX_SAMPLES, K_MIN, 600.0, 600.0, task.digest, self.model.data.cast("B"), (),
+            CLIP, MAX_SAMPLES, K_MIN, 600.0, 600.0, task.digest, task.digest, self.model.data.cast("B"), (),
         )  # fmt: skip
         self.number += 2
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()

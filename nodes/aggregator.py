@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import msgspec
 import structlog
 
 from smpc_fl.errors import MalformedMessage, ManifestRefused, WrongRole
@@ -17,9 +18,10 @@ from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.parallel import over_cores
-from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.nodes.rounds import RoundShell, ledger_stream, load_records
 from smpc_fl.nodes.uploads import Upload, Uploads
-from smpc_fl.protocols.aggregator import AggregatorRound, State
+from smpc_fl.protocols.aggregator import AggregatorRound
+from smpc_fl.protocols.aggregator_states import ENDED
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received
 from smpc_fl.protocols.manifest import Rules, manifest_hash
@@ -33,13 +35,19 @@ from smpc_fl.protocols.messages import (
     Signed,
     VectorReport,
 )
-from smpc_fl.protocols.records import Record
+from smpc_fl.protocols.records import Aborted, Closed, Outdated, Record, Released
+from smpc_fl.protocols.releases import Releases
 
 log = structlog.get_logger()
 
 Key = tuple[bytes, int, int]
 MAX_OPEN_ROUNDS = 256
 """Attempts whose secrets this aggregator keeps at a time; a coordinator that asks for more is refused."""
+_KEPT = 16
+"""Attempts in memory from which on those that have ended are forgotten there."""
+_RECENT = 64
+"""Releases that are read at start: by far more than are made at once."""
+_ENDS = frozenset(kind.__name__ for kind in (Aborted, Closed, Outdated))
 
 
 class Aggregator(Node):
@@ -51,12 +59,14 @@ class Aggregator(Node):
         self._rounds: dict[Key, RoundShell] = {}
         self._by_manifest: dict[bytes, Key] = {}
         self._uploads = Uploads(config.policy.upload_memory << 20)
+        self._releases = Releases(lambda computation: load_records(self.journal, ledger_stream(computation)))
 
     async def open(self) -> None:
-        for stream in self.journal.streams("round/"):
+        for data in self.journal.newest(Released.__name__, _RECENT):
+            self._releases.learn(msgspec.msgpack.decode(data, type=Released))
+        for stream in self.journal.streams("round/", without=_ENDS):
             run, round_number, attempt = stream.split("/")[1:]
             await self._begin((bytes.fromhex(run), int(round_number), int(attempt)))
-            self._retire()
         self.server = await web.listen(self, self.config, self._status, roles={"owner", "coordinator"})
 
     async def stop(self) -> None:
@@ -134,7 +144,7 @@ class Aggregator(Node):
 
     async def _begin(self, key: Key) -> RoundShell:
         if key not in self._rounds:
-            if len(self._rounds) >= MAX_OPEN_ROUNDS:
+            if len(self._rounds) >= _KEPT:
                 self._retire()
             if len(self._rounds) >= MAX_OPEN_ROUNDS:
                 raise ManifestRefused(f"{MAX_OPEN_ROUNDS} attempts are open at this aggregator: end some first")
@@ -143,7 +153,7 @@ class Aggregator(Node):
             def build(records: Sequence[Record], bulk: bytearray | None) -> AggregatorRound:
                 return AggregatorRound.restore(
                     self.party, self._rules, key, records, bulk, coordinator=coordinator, entropy=self.entropy,
-                    parallel=over_cores,
+                    parallel=over_cores, releases=self._releases,
                 )  # fmt: skip
 
             async def finished(outcome: object) -> None:
@@ -173,11 +183,11 @@ class Aggregator(Node):
 
     def _retire(self) -> None:
         """Forget the machines of ended rounds; their journal streams stay, so nothing of them can begin anew."""
-        ended = (State.CLOSED, State.ABORTED)
         for key, shell in list(self._rounds.items()):
             machine = _machine(shell.machine)
-            if machine.state in ended:
+            if machine.state in ENDED:
                 shell.close()
+                self._releases.withdraw(key)  # the ledger has its claim, if that stands
                 self._by_manifest.pop(machine.manifest_hash, None)
                 del self._rounds[key]
 

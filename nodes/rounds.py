@@ -40,7 +40,7 @@ from smpc_fl.protocols.commands import (
     WakeAt,
 )
 from smpc_fl.protocols.messages import ManifestOffer, Votes
-from smpc_fl.protocols.records import KINDS, SECRET, Record
+from smpc_fl.protocols.records import ERASED, KINDS, Record
 from smpc_fl.protocols.vectors import VectorOpener
 
 log = structlog.get_logger()
@@ -56,6 +56,11 @@ class Machine(Protocol):
     def receive(self, event: Event, now: float) -> list[Command]: ...
 
 
+def ledger_stream(computation: bytes) -> str:
+    """Where the claims on sums over one computation are (`protocols/releases.py`)."""
+    return f"ledger/{computation.hex()}"
+
+
 def load_records(journal: Journal, stream: str) -> list[Record]:
     """A stream's records, oldest first. A record that this release cannot read is an error, never skipped."""
     records: list[Record] = []
@@ -65,7 +70,9 @@ def load_records(journal: Journal, stream: str) -> list[Record]:
         try:
             records.append(msgspec.msgpack.decode(data, type=KINDS[kind]))
         except (msgspec.DecodeError, UnicodeDecodeError):
-            raise InternalError(f"a record of kind {kind!r} in the journal does not read: the file is damaged") from None
+            raise InternalError(
+                f"a record of kind {kind!r} in the journal does not read: the file is damaged"
+            ) from None
     return records
 
 
@@ -162,13 +169,13 @@ class RoundShell:
     async def _make_durable(self, segment: _Segment) -> None:
         records, self._unsaid = self._unsaid + segment.records, []
         if segment.erases:
-            records = [record for record in records if record[0] not in SECRET]
-            await self.journal.erase(self.stream, set(SECRET), records=records)
-        elif not segment.speaks and segment.bulk is None:
+            records = [record for record in records if record[0] not in ERASED]
+            await self.journal.erase(self.stream, set(ERASED), records=records, also=segment.ledger)
+        elif not segment.speaks and segment.bulk is None and not segment.ledger:
             # Nobody hears of it yet: it is written with what is said next. A crash before that is one before the event.
             self._unsaid = records
         elif records:
-            await self.journal.append_all(self.stream, records, segment.bulk)
+            await self.journal.append_all(self.stream, records, segment.bulk, also=segment.ledger)
 
     async def _start_over(self, error: Unavailable) -> None:
         log.error("journal failed", stream=self.stream, error=error.code)
@@ -225,6 +232,7 @@ class _Segment:
     """Commands up to an erasure: their records, which become durable first, and the others in their order."""
 
     records: list[tuple[str, bytes]] = field(default_factory=list)
+    ledger: list[tuple[str, str, bytes]] = field(default_factory=list)
     bulk: Buffer | None = None
     erases: bool = False
     others: list[Command] = field(default_factory=list)
@@ -243,9 +251,12 @@ def _segments(commands: Sequence[Command]) -> list[_Segment]:
     for command in commands:
         segment = found[-1]
         match command:
-            case Persist(record=record, bulk=bulk):
+            case Persist(record=record, bulk=bulk, ledger=ledger):
                 segment.records.append((type(record).__name__, encode(record)))
                 newest = bulk or newest
+                if ledger is not None:
+                    computation, entry = ledger
+                    segment.ledger.append((ledger_stream(computation), type(entry).__name__, encode(entry)))
             case EraseSecrets():
                 # Secrets that were to be written before they are erased need not be written at all.
                 segment.erases, newest = True, None

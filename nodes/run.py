@@ -41,7 +41,7 @@ from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
-from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
+from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan, State
 from smpc_fl.protocols.course import TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
@@ -53,6 +53,7 @@ from smpc_fl.protocols.messages import (
     Signed,
     StartRun,
 )
+from smpc_fl.protocols.records import SECRET
 from smpc_fl.protocols.work import Purpose, Work, evaluation_round, purpose_of, train_round, work_of
 
 log = structlog.get_logger()
@@ -234,6 +235,7 @@ class Run:
     async def drive(self) -> None:
         """To the end, whatever it is; the end is durable and published."""
         if self.book.end is not None:
+            await self.forget_rounds()  # a crash may have come between the end and that
             return
         try:
             await self._approvals()
@@ -257,8 +259,23 @@ class Run:
     async def _finish(self, end: RunState) -> None:
         await self.node.journal.append(self._stream, "end", encode(end))
         self.book.end, self.state = end, end.state
+        await self.forget_rounds()
         await self.publish(self, end, await self.newest())
         self._newest = None
+
+    async def forget_rounds(self) -> None:
+        """Erase what is left of the run's rounds, once its end is durable: of those that failed as well."""
+        for stream in self.node.journal.streams(f"round/{self.id.hex()}/"):
+            await self.node.journal.erase(stream)
+
+    def tells(self, manifest_hash: bytes) -> bool:
+        """Whether owners hear from this run how that manifest's round ends, or has just ended."""
+        for shell in [*self._closing, *([self._shell] if self._shell else [])]:
+            machine = shell.machine
+            assert isinstance(machine, CoordinatorRound)
+            if machine.manifest_hash == manifest_hash:
+                return shell is self._shell or machine.state is State.DONE
+        return False
 
     async def newest(self) -> Buffer:
         """The newest model (float32), or the aggregate (float64). Raises `Unavailable`."""
@@ -431,6 +448,8 @@ class Run:
             await self._note(Attempt(
                 round_number, attempt.attempt + 1, self._present(), self._aggregators(), list(outcome.aborts)
             ))  # fmt: skip
+            # Its manifest stays until the round is over: owners may still ask about it.
+            await self.node.journal.erase(self._round_stream(attempt), SECRET)
 
     async def _attempt(self, round_number: int) -> Attempt:
         """The attempt that is under way, or the first one."""
@@ -454,13 +473,16 @@ class Run:
     def _aggregators(self) -> list[str]:
         return sorted(member.id for member in self.node.party.membership.aggregators)
 
+    def _round_stream(self, attempt: Attempt) -> str:
+        return f"round/{self.id.hex()}/{attempt.round}/{attempt.attempt}"
+
     async def _run_attempt(self, work: Work, attempt: Attempt, model: Buffer) -> Released | GivenUp:
         if len(attempt.cohort) < self.policy.k_min:
             raise CohortTooSmall(f"{len(attempt.cohort)} owners are left, k_min is {self.policy.k_min}: add owners")
         plan = RoundPlan(
             self.id, attempt.round, attempt.attempt, work.purpose, tuple(attempt.cohort), tuple(attempt.aggregators),
             work.layout.length, self._numbers(work), work.clip, work.max_samples, self.policy.k_min,
-            self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, model,
+            self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, work.subject, model,
             tuple(attempt.aborts),
         )  # fmt: skip
         done: asyncio.Future[Released | GivenUp] = asyncio.get_running_loop().create_future()
@@ -473,7 +495,7 @@ class Run:
             return CoordinatorRound.restore(self.node.party, plan, records, bulk, entropy=self.node.entropy)
 
         shell = RoundShell(
-            stream=f"round/{self.id.hex()}/{attempt.round}/{attempt.attempt}",
+            stream=self._round_stream(attempt),
             journal=self.node.journal,
             build=build,
             send=self.node.send,

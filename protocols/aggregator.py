@@ -1,54 +1,39 @@
-"""An aggregator's part in one attempt at one round, without I/O.
-
-    state      event                     next       what is said, after what is durable
-    ─────────  ────────────────────────  ─────────  ──────────────────────────────────────────────
-    EMPTY      PrekeyRequest             PREPARED   Prepared -> Prekey
-    PREPARED   ManifestOffer             OPEN       Accepted -> Endorsement
-    OPEN       SeedReport                OPEN       SeedTaken -> Receipt
-    OPEN       VectorReport              OPEN       VectorAdded, with the sum -> Receipt
-    OPEN       all in, FreezeRequest,    FROZEN     Frozen -> FrozenList
-               deadline
-    FROZEN     FrozenLists               VOTED      Voted -> Vote (for S, or an abort)
-    VOTED      Votes, all for S          RELEASED   Released -> PartialSum
-    OPEN…      Votes with an abort       ABORTED    Aborted -> AttemptAborted
-    VOTED
-    EMPTY…     AbortRequest              ABORTED    Aborted -> AttemptAborted (not after a vote for S)
-    FROZEN
-    OPEN,      Start, the sum is lost    ABORTED    Aborted -> AttemptAborted (the node came back from a backup)
-    FROZEN
-    RELEASED   ReleaseReceipt            CLOSED     Closed, secrets erased
+"""An aggregator's part in one attempt at one round, without I/O. `aggregator_states.py` has its states and their changes.
 
 Everything is idempotent: a message that comes again gets the same answer again; in a later state a `ManifestOffer` gets
-everything that was said since. `TRANSITIONS` is this table as data; the documentation's diagram is drawn from it.
+everything that was said since.
 
 Memory and disk do not grow with the number of owners: a vector carries the receipts of all seed holders, so it is added to
 the one sum as soon as it is whole, and forgotten; seeds become streams only at the release, chunk by chunk. A vector in
-the sum cannot be taken out again: an agreed set that lacks its owner is voted down.
+the sum cannot be taken out again: an agreed set that lacks its owner is voted down. So is one whose sum could be subtracted
+from another (`releases.py`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from enum import Enum
 
 import numpy as np
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import (
-    DecryptionFailed,
     Equivocation,
     MalformedMessage,
     ManifestRefused,
     ReportTooLate,
+    RolledBack,
     RoundAborted,
     SmpcError,
     Unavailable,
-    UnknownMember,
     WrongRole,
 )
 from smpc_fl.hashing import Buffer
-from smpc_fl.protocols import agreement, vectors
+from smpc_fl.protocols import agreement, partial, reports, vectors
 from smpc_fl.protocols import manifest as manifests
+from smpc_fl.protocols.aggregator_states import ENDED
+from smpc_fl.protocols.aggregator_states import TRANSITIONS as TRANSITIONS
+from smpc_fl.protocols.aggregator_states import State as State
+from smpc_fl.protocols.agreement import Agreed
 from smpc_fl.protocols.commands import (
     Command,
     EraseSecrets,
@@ -65,6 +50,7 @@ from smpc_fl.protocols.commands import (
 from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.manifest import Rules
 from smpc_fl.protocols.messages import (
+    LONGEST_TEXT,
     AbortRequest,
     AttemptAborted,
     Endorsement,
@@ -75,7 +61,6 @@ from smpc_fl.protocols.messages import (
     Manifest,
     ManifestOffer,
     Message,
-    PartialSum,
     Prekey,
     PrekeyRequest,
     Receipt,
@@ -90,58 +75,27 @@ from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import (
     Aborted,
     Accepted,
+    Claim,
     Closed,
     Frozen,
+    Outdated,
     Prepared,
     Record,
     Released,
     SeedTaken,
     VectorAdded,
     Voted,
+    Withdrawn,
 )
+from smpc_fl.protocols.releases import Releases, computation_of
 from smpc_fl.protocols.vectors import Parallel, VectorOpener
 from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import Context, carrier, commitment, report_id, stream
+from smpc_fl.shares import Context, commitment, stream
 
-
-class State(Enum):
-    EMPTY = "empty"
-    PREPARED = "prepared"
-    OPEN = "open"
-    FROZEN = "frozen"
-    VOTED = "voted"
-    RELEASED = "released"
-    ABORTED = "aborted"
-    CLOSED = "closed"
-
-
-TRANSITIONS: dict[tuple[State, str], State] = {
-    (State.EMPTY, "PrekeyRequest"): State.PREPARED,
-    (State.PREPARED, "ManifestOffer"): State.OPEN,
-    (State.OPEN, "SeedReport: all are in"): State.FROZEN,
-    (State.OPEN, "VectorReport: all are in"): State.FROZEN,
-    (State.OPEN, "FreezeRequest"): State.FROZEN,
-    (State.OPEN, "Tick: the deadline"): State.FROZEN,
-    (State.FROZEN, "FrozenLists"): State.VOTED,
-    (State.VOTED, "Votes: all for S"): State.RELEASED,
-    (State.RELEASED, "ReleaseReceipt"): State.CLOSED,
-    (State.OPEN, "Votes: an abort"): State.ABORTED,
-    (State.FROZEN, "Votes: an abort"): State.ABORTED,
-    (State.VOTED, "Votes: an abort, or two sets"): State.ABORTED,
-    (State.EMPTY, "AbortRequest"): State.ABORTED,
-    (State.PREPARED, "AbortRequest"): State.ABORTED,
-    (State.OPEN, "AbortRequest"): State.ABORTED,
-    (State.FROZEN, "AbortRequest"): State.ABORTED,
-    (State.VOTED, "AbortRequest: the vote was to abort"): State.ABORTED,
-    (State.OPEN, "Start: the sum is lost"): State.ABORTED,
-    (State.FROZEN, "Start: the sum is lost"): State.ABORTED,
-}
-"""Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
-
-_ENDED = (State.ABORTED, State.CLOSED)
 Words = Callable[[int, np.dtype[np.unsignedinteger]], RingArray]
+_UNHEARD: dict[str, int] = {}
 _LOST = "this aggregator has lost the sum of the vectors that it had acknowledged: begin the round again"
 
 _SPOKEN_BY_COORDINATOR = (
@@ -161,8 +115,10 @@ class AggregatorRound:
         coordinator: str,
         entropy: Entropy,
         parallel: Parallel = vectors.serial,
+        releases: Releases | None = None,
     ) -> None:
         self.party, self.rules, self.key, self.coordinator = party, rules, key, coordinator
+        self.releases = releases or Releases()
         self.state = State.EMPTY
         self.manifest: Manifest | None = None
         self.manifest_hash = b""
@@ -175,8 +131,11 @@ class AggregatorRound:
         self._lost = False  # the sum is not where the journal says that it is (the node came back from a backup)
         self._partial: Send | None = None
         self._entries: list[Entry] = []
+        self._number = 0  # of this aggregator's releases, when it froze its list
         self._vote: Voted | None = None
         self._abort_reason = ""
+        self._witness = ""
+        self._heard = _UNHEARD  # what the peers had said of their releases before this attempt could have any
 
     # --- durable state: everything below `apply` follows from the records alone ---
 
@@ -192,12 +151,14 @@ class AggregatorRound:
         coordinator: str,
         entropy: Entropy,
         parallel: Parallel = vectors.serial,
+        releases: Releases | None = None,
     ) -> AggregatorRound:
         """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one."""
-        machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy, parallel=parallel)
+        machine = cls(party, rules, key, coordinator=coordinator, entropy=entropy, parallel=parallel, releases=releases)
+        machine.releases.withdraw(key)  # what was claimed since, the disk knows nothing of
         for record in records:
             machine._apply(record)
-        if machine.state in _ENDED or machine.manifest is None:
+        if machine.state in ENDED or machine.manifest is None:
             return machine
         if bulk:
             machine._sum = ring(machine.manifest.ring_bits).from_bytes(bulk, machine.manifest.dimension)
@@ -216,15 +177,22 @@ class AggregatorRound:
                 self._reports[owner], self._seeds[owner] = id_, seed
             case VectorAdded(owner=owner, report_id=id_):
                 self._reports[owner] = id_
-            case Frozen(entries=entries):
-                self.state, self._entries = State.FROZEN, entries
+            case Frozen(entries=entries, releases=number):
+                self.state, self._entries, self._number = State.FROZEN, entries, number
                 self._reports = {entry.owner: entry.report_id for entry in entries}
-            case Voted():
+            case Voted(choice=choice, agreed=agreed):
                 self.state, self._vote = State.VOTED, record
+                if choice:
+                    self.releases.claim(self.key, self._computation, [entry.owner for entry in agreed])
             case Released():
                 self.state = State.RELEASED
+                self.releases.learn(record)
             case Aborted(reason=reason):
                 self.state, self._abort_reason = State.ABORTED, reason
+                self.releases.withdraw(self.key)
+                self._forget()
+            case Outdated(witness=witness):
+                self.state, self._witness = State.OUTDATED, witness
                 self._forget()
             case _:
                 assert isinstance(record, Closed)
@@ -235,9 +203,18 @@ class AggregatorRound:
         self._prekey, self._seeds = None, {}
         self._sum = self._copy = self._partial = None
 
-    def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None) -> Persist:
+    def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None, ledger: Record | None = None) -> Persist:
         self._apply(record)
-        return Persist(record, bulk)
+        return Persist(record, bulk, None if ledger is None else (self._computation, ledger))
+
+    @property
+    def _manifest(self) -> Manifest:
+        assert self.manifest is not None
+        return self.manifest
+
+    @property
+    def _computation(self) -> bytes:
+        return computation_of(self._manifest)
 
     # --- events ---
 
@@ -245,7 +222,7 @@ class AggregatorRound:
         """What to do about one event. Refusals of a peer's message are answered to the peer; our own bugs raise."""
         match event:
             case Start():
-                return self._wake()
+                return self._wake(now)
             case Tick():
                 return self._tick(now)
             case PeerUp():
@@ -259,21 +236,41 @@ class AggregatorRound:
             case _:
                 raise TypeError(f"an aggregator gets no {type(event).__name__}")
 
-    def _wake(self) -> list[Command]:
-        if self.state in _ENDED:
+    def _wake(self, now: float) -> list[Command]:
+        if self.state in ENDED:
             return [EraseSecrets()]  # a crash may have come between the record and the erasure
         if self._lost and self.state in (State.OPEN, State.FROZEN):
             return self._abort(_LOST)
-        return [WakeAt(self.manifest.deadline)] if self.manifest and self.state is State.OPEN else []
+        if self.manifest is None:
+            return []
+        deadline, end = self.manifest.deadline, self.manifest.deadline + self.rules.retention
+        if now < end:
+            return [WakeAt(deadline if self.state is State.OPEN and now < deadline else end)]
+        if self.state in (State.OPEN, State.FROZEN):
+            return self._abort("nobody went on with the attempt")
+        # Bound by its vote, it may not abort; but nobody has come for the sum, and secrets are not kept for ever.
+        return self._close(Unavailable("nobody came for the sum that the aggregators had agreed on"))
 
     def _tick(self, now: float) -> list[Command]:
-        if self.state is State.OPEN and self.manifest and now >= self.manifest.deadline:
-            return self._freeze()
-        return self._wake()
+        manifest = self.manifest
+        if (
+            self.state is State.OPEN
+            and manifest
+            and manifest.deadline <= now < manifest.deadline + self.rules.retention
+        ):
+            return [*self._freeze(), *self._wake(now)]
+        return self._wake(now)
 
     def _message(self, sender: str, message: Message, attachment: object, now: float) -> list[Command]:
         if isinstance(message, _SPOKEN_BY_COORDINATOR) and sender != self.coordinator:
             raise WrongRole("only the coordinator says this", peer=sender, phase=self.state.value)
+        if self.state is State.OUTDATED:
+            raise self._rolled_back()
+        if self.state in ENDED and self.manifest is None and hasattr(message, "manifest_hash"):
+            # The manifest went with the secrets: whoever asks is told how the attempt has ended.
+            if sender != self.coordinator:
+                raise ReportTooLate("the attempt has ended", peer=sender, phase="report")
+            return [self._aborted()] if self.state is State.ABORTED else []
         match message:
             case (
                 PrekeyRequest(run=run, round=round_, attempt=attempt)
@@ -291,15 +288,15 @@ class AggregatorRound:
                 return self._freeze() if self.state is State.OPEN else self._since_freeze()
             case FrozenLists():
                 self._bound(message.manifest_hash)
-                return self._lists(message)
+                return self._unless_outdated(sender, lambda: self._lists(message))
             case Votes():
                 self._bound(message.manifest_hash)
-                return self._votes(message)
+                return self._unless_outdated(sender, lambda: self._votes(message))
             case AbortRequest():
                 return self._abort_request()
             case ReleaseReceipt():
                 self._bound(message.manifest_hash)
-                return self._receipt()
+                return self._receipt(sender)
             case _:
                 raise MalformedMessage(
                     f"an aggregator takes no {type(message).__name__}", peer=sender, phase=self.state.value
@@ -327,6 +324,8 @@ class AggregatorRound:
     def _offer(self, signed: Signed, now: float) -> list[Command]:
         if self.state is State.ABORTED:
             return [self._aborted()]
+        if self.state is State.CLOSED:
+            raise ManifestRefused("this attempt is closed", peer=signed.sender, phase=manifests.PHASE)
         if self.manifest is not None:
             if manifests.manifest_hash(signed) != self.manifest_hash:
                 raise Equivocation(
@@ -341,6 +340,7 @@ class AggregatorRound:
         own = manifests.prekeys(manifest, self.party).get(self.party.id)
         if self._prekey is None or own != self._prekey.public:
             raise ManifestRefused("the manifest does not carry this aggregator's prekey", peer=signed.sender)
+        self._heard = dict(self.releases.heard)
         return [
             self._keep(Accepted(signed)),
             self._say(Endorsement(self.manifest_hash)),
@@ -354,19 +354,19 @@ class AggregatorRound:
         receipt = Send(owner, self.party.sign(Receipt(self.manifest_hash, owner, id_)))
         if owner in self._reports:
             return [receipt]
-        channel = self._channel(owner, message, id_)
+        manifest, channel = self._manifest, self._channel(owner, message)
         if isinstance(message, SeedReport):
             seed, blinder = channel.open_seed(message.sealed)
-            self._check_commitment(owner, message, commitment(blinder, seed))
+            reports.check_commitment(owner, message, manifest, self.party, commitment(blinder, seed))
             kept = self._keep(SeedTaken(owner, id_, seed))
         else:
             opener = self._opened(owner, message, attachment)
-            self._check_commitment(owner, message, commitment(channel.open_blinder(message.sealed), opener.finish()))
+            found = commitment(channel.open_blinder(message.sealed), opener.finish())
+            reports.check_commitment(owner, message, manifest, self.party, found)
             self._add(opener.words)
             kept = self._keep(VectorAdded(owner, id_), self._snapshot)
         commands: list[Command] = [kept, receipt]
-        assert self.manifest is not None
-        if len(self._reports) == len(self.manifest.cohort):
+        if len(self._reports) == len(manifest.cohort):
             commands += self._freeze()
         return commands
 
@@ -376,12 +376,11 @@ class AggregatorRound:
         place, ring[d], to open it in.
 
         Raises what is wrong with the report, before a byte of the vector is read."""
-        id_ = self._admit(owner, message)
+        self._admit(owner, message)
         if owner in self._reports:
             return None
-        assert self.manifest is not None
-        of, n = ring(self.manifest.ring_bits), self.manifest.dimension
-        sealed = vectors.stream(self._channel(owner, message, id_).vector_key(), self.manifest_hash, of, n)
+        of, n = ring(self._manifest.ring_bits), self._manifest.dimension
+        sealed = vectors.stream(self._channel(owner, message).vector_key(), self.manifest_hash, of, n)
         if size != sealed.sealed_length:
             raise MalformedMessage(f"a sealed vector of {n} slots is not {size} bytes long", peer=owner, phase="report")
         return VectorOpener(sealed, of, words(n, of.dtype))
@@ -389,39 +388,19 @@ class AggregatorRound:
     def _admit(self, owner: str, message: SeedReport | VectorReport) -> bytes:
         """The report's id, if it may come from this owner now (or came before). Raises what is wrong with it."""
         self._bound(message.manifest_hash)
-        manifest = self.manifest
-        assert manifest is not None
-        aggregators = manifests.aggregator_ids(manifest)
-        if owner not in manifest.cohort:
-            raise UnknownMember("not in this round's cohort", peer=owner, phase="report")
-        if len(message.commitments) != len(aggregators):
-            raise MalformedMessage("a report needs one commitment for each aggregator", peer=owner, phase="report")
-        id_ = report_id(message.commitments)
+        id_ = reports.identify(owner, message, self._manifest)
         if owner in self._reports:
             if self._reports[owner] != id_:
                 raise Equivocation("another report where one was taken: the first counts", peer=owner, phase="report")
             return id_
         if self.state is not State.OPEN:
             raise ReportTooLate("the list of this round's reports is frozen", peer=owner, phase="report")
-        carries = carrier(owner, manifest.cohort, manifest.round, aggregators) == self.party.id
-        if carries != isinstance(message, VectorReport):
-            raise MalformedMessage(
-                "this owner's vector goes to its carrier, and only there", peer=owner, phase="report"
-            )
-        if isinstance(message, VectorReport):
-            self._check_receipts(owner, message, id_)
+        reports.check(owner, message, self._manifest, self.manifest_hash, self.party)
         return id_
 
-    def _channel(self, owner: str, message: SeedReport | VectorReport, id_: bytes) -> Channel:
+    def _channel(self, owner: str, message: SeedReport | VectorReport) -> Channel:
         assert self._prekey is not None
-        return Channel(
-            own=self._prekey,
-            peer_public=message.ephemeral,
-            sender=self.party.key_of(owner, "owner"),
-            receiver=self.party.identity.public,
-            manifest_hash=self.manifest_hash,
-            about=id_,
-        )
+        return reports.channel(owner, message, self.manifest_hash, self.party, self._prekey)
 
     def _opened(self, owner: str, message: VectorReport, attachment: object) -> VectorOpener:
         """The vector, opened as it came, or now if it came whole."""
@@ -434,17 +413,10 @@ class AggregatorRound:
         opener(attachment)
         return opener
 
-    def _check_commitment(self, owner: str, message: SeedReport | VectorReport, found: bytes) -> None:
-        assert self.manifest is not None
-        own = manifests.aggregator_ids(self.manifest).index(self.party.id)
-        if message.commitments[own] != found:
-            raise DecryptionFailed("a share does not match its commitment", peer=owner, phase="report")
-
     def _add(self, words: RingArray) -> None:
-        assert self.manifest is not None
-        of = ring(self.manifest.ring_bits)
+        of = ring(self._manifest.ring_bits)
         if self._sum is None:
-            self._sum = of.zeros(self.manifest.dimension)
+            self._sum = of.zeros(self._manifest.dimension)
         of.add_into(self._sum, words)
 
     def _snapshot(self) -> memoryview:
@@ -454,59 +426,56 @@ class AggregatorRound:
         if self._copy is None:
             self._copy = np.empty_like(self._sum)
         np.copyto(self._copy, self._sum)
-        assert self.manifest is not None
-        return ring(self.manifest.ring_bits).as_buffer(self._copy)
-
-    def _check_receipts(self, owner: str, message: VectorReport, id_: bytes) -> None:
-        """What the carrier acknowledges is complete everywhere: it wants every seed holder's receipt."""
-        assert self.manifest is not None
-        for signed in message.receipts:
-            receipt = self.party.open(signed, Receipt, "aggregator", phase="report")
-            if (receipt.manifest_hash, receipt.owner, receipt.report_id) != (self.manifest_hash, owner, id_):
-                raise MalformedMessage("a receipt is of another report", peer=owner, phase="report")
-        others = [a for a in manifests.aggregator_ids(self.manifest) if a != self.party.id]
-        if sorted(signed.sender for signed in message.receipts) != others:
-            raise MalformedMessage("the vector needs the receipt of every seed holder", peer=owner, phase="report")
+        return ring(self._manifest.ring_bits).as_buffer(self._copy)
 
     # --- agreement ---
 
     def _freeze(self) -> list[Command]:
         entries = sorted(Entry(owner, id_) for owner, id_ in self._reports.items())
-        return [self._keep(Frozen(entries)), *self._since_freeze()]
+        return [self._keep(Frozen(entries, self.releases.number)), *self._since_freeze()]
 
     def _since_freeze(self) -> list[Command]:
         """All that was said from the freeze on, said again."""
         commands: list[Command] = []
         if self.state in (State.FROZEN, State.VOTED, State.RELEASED):
-            commands.append(self._say(FrozenList(self.manifest_hash, self._entries)))
+            commands.append(self._say(FrozenList(self.manifest_hash, self._entries, self._number)))
         if self.state in (State.VOTED, State.RELEASED) and self._vote:
-            commands.append(self._say(Vote(self.manifest_hash, self._vote.choice, self._vote.reason)))
+            vote = self._vote
+            commands.append(self._say(Vote(self.manifest_hash, vote.choice, vote.reason, vote.code)))
         if self.state is State.RELEASED:
             commands.append(self._release())
         return commands
 
     def _lists(self, message: FrozenLists) -> list[Command]:
-        manifest = self.manifest
-        assert manifest is not None
-        if self.state is not State.FROZEN:
-            if self.state is State.OPEN:
-                raise ManifestRefused("this aggregator has not frozen its own list yet")
+        if self.state not in (State.OPEN, State.FROZEN):
             return self._since_freeze()
-        agreed = agreement.complete(message, self.party, manifest, self.manifest_hash, self._entries)
-        if len(agreed) < manifest.k_min:
-            reason = f"{len(agreed)} complete reports, k_min is {manifest.k_min}"
-            return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
-        lost = self._reports.keys() - self._seeds.keys() - {entry.owner for entry in agreed}
-        if lost:
-            # Every seed holder had receipted them: one of them lost what it had acknowledged, or lies.
-            reason = f"reports that were complete everywhere are not in the agreed set: {', '.join(sorted(lost))}"
-            return [self._keep(Voted(b"", [], reason)), *self._since_freeze()]
-        choice = manifests.set_hash(self.manifest_hash, agreed)
-        return [self._keep(Voted(choice, agreed, "")), *self._since_freeze()]
+        own = self._entries if self.state is State.FROZEN else None
+        agreed = agreement.complete(message, self.party, self._manifest, self.manifest_hash, own)
+        objection = self._objection(agreed)
+        if objection is not None:
+            return [self._keep(Voted(b"", [], objection.message, objection.code)), *self._since_freeze()]
+        vote = Voted(manifests.set_hash(self.manifest_hash, agreed.entries), agreed.entries, "")
+        claim = Claim(*self.key, [entry.owner for entry in agreed.entries])
+        return [self._keep(vote, ledger=claim), *self._since_freeze()]
+
+    def _objection(self, agreed: Agreed) -> SmpcError | None:
+        """Why this aggregator will not release the sum over S."""
+        said = {self._key_of(peer): number for peer, number in agreed.releases.items()}
+        found = (
+            agreement.too_few(agreed, self._manifest)
+            or agreement.dropped(agreed, self._reports.keys() - self._seeds.keys())
+            or agreement.forgotten(agreed, {peer: self._heard.get(self._key_of(peer), 0) for peer in agreed.releases})
+            or agreement.subtractable(agreed, self.releases.others(self.key, self._computation), self._manifest)
+        )
+        if found is None:
+            self.releases.hear(said)
+        return found
+
+    def _key_of(self, aggregator: str) -> str:
+        return self.party.key_of(aggregator, "aggregator").key.hex()
 
     def _votes(self, message: Votes) -> list[Command]:
-        manifest = self.manifest
-        assert manifest is not None
+        manifest = self._manifest
         if self.state is State.ABORTED:
             return [self._aborted()]
         if self.state in (State.RELEASED, State.CLOSED):
@@ -514,7 +483,7 @@ class AggregatorRound:
         own = self._vote.choice if self._vote else None
         choices = agreement.choices(message, self.party, manifest, self.manifest_hash, own)
         if b"" in choices.values():
-            return self._abort("an aggregator voted to abort")
+            return self._abort(agreement.against(message, self.party))
         if self._vote is None:
             raise ManifestRefused("this aggregator has not voted yet", phase="vote")
         if len(set(choices.values())) > 1:
@@ -524,7 +493,8 @@ class AggregatorRound:
         if sorted(choices) != manifests.aggregator_ids(manifest):
             raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
         self._release()  # what cannot be said is not decided
-        return [self._keep(Released(self._vote.choice)), *self._since_freeze()]
+        released = Released(self._vote.choice, self.releases.number + 1, dict(self.releases.heard))
+        return [self._keep(released), *self._since_freeze()]
 
     def _release(self) -> Send:
         """The partial sum over S, sealed to the coordinator's key of this attempt under a fresh ephemeral key."""
@@ -536,30 +506,16 @@ class AggregatorRound:
         return self._partial
 
     def _seal_partial(self) -> Send:
-        manifest, vote = self.manifest, self._vote
-        assert manifest is not None
-        assert vote is not None
-        of, n = ring(manifest.ring_bits), manifest.dimension
-        ephemeral = KeyPair.generate(self._entropy)
-        channel = Channel(
-            own=ephemeral,
-            peer_public=manifest.coordinator_key,
-            sender=self.party.identity.public,
-            receiver=self.party.key_of(self.coordinator, "coordinator"),
-            manifest_hash=self.manifest_hash,
-            about=vote.choice,
-        )
+        assert self._vote is not None
         streams = [
             stream(self._seeds[entry.owner], Context(self.manifest_hash, entry.owner), self.party.id)
-            for entry in vote.agreed
+            for entry in self._vote.agreed
             if entry.owner in self._seeds
         ]
-        sealed = vectors.seal_sum(
-            vectors.stream(channel.partial_key(), self.manifest_hash, of, n), of,
-            self._sum if self._sum is not None else of.zeros(n), streams, self._parallel,
+        return partial.seal(
+            self._sum, streams, self._vote.choice, self._manifest, self.manifest_hash, self.party,
+            entropy=self._entropy, parallel=self._parallel,
         )  # fmt: skip
-        message = PartialSum(self.manifest_hash, vote.choice, ephemeral.public)
-        return Send(self.coordinator, self.party.sign(message), sealed, vectors.fragment_size(of))
 
     # --- ends ---
 
@@ -574,12 +530,38 @@ class AggregatorRound:
         return self._abort("the coordinator gave the attempt up")
 
     def _abort(self, reason: str) -> list[Command]:
-        return [self._keep(Aborted(reason)), EraseSecrets(), self._aborted(), Finished(RoundAborted(reason))]
+        claimed = self._vote is not None and self._vote.choice != b""
+        kept = self._keep(Aborted(reason), ledger=Withdrawn(*self.key) if claimed else None)
+        return [kept, EraseSecrets(), self._aborted(), Finished(RoundAborted(reason))]
 
     def _aborted(self) -> Send:
-        return self._say(AttemptAborted(*self.key, self._abort_reason))
+        return self._say(AttemptAborted(*self.key, self._abort_reason[:LONGEST_TEXT]))
 
-    def _receipt(self) -> list[Command]:
-        if self.state is not State.RELEASED:
+    def _receipt(self, sender: str) -> list[Command]:
+        if self.state in ENDED:
             return []
-        return [self._keep(Closed()), EraseSecrets(), Finished(None)]
+        if self.state is not State.RELEASED:
+            return self._outdated(sender)
+        return self._close(None)
+
+    def _close(self, outcome: SmpcError | None) -> list[Command]:
+        return [self._keep(Closed()), EraseSecrets(), Finished(outcome)]
+
+    # --- a journal that is older than what was said ---
+
+    def _unless_outdated(self, witness: str, decide: Callable[[], list[Command]]) -> list[Command]:
+        try:
+            return decide()
+        except RolledBack:
+            return self._outdated(witness)
+
+    def _outdated(self, witness: str) -> list[Command]:
+        kept, error = self._keep(Outdated(witness)), self._rolled_back()
+        refusal = Send(self.coordinator, self.party.refuse(error, self.state.value, self.manifest_hash))
+        return [kept, EraseSecrets(), refusal, Finished(error)]
+
+    def _rolled_back(self) -> RolledBack:
+        return RolledBack(
+            f"{self.party.id} was restored from an older copy of its disk: {self._witness} has shown it what it said itself in "
+            f"this attempt and does not know any more. It takes no further part in the attempt: begin another run"
+        )

@@ -23,15 +23,18 @@ class Persist:
 
     `bulk` gives the round's large vector: bytes that become durable in one commit with the record, in place of those that
     an earlier one gave. The shell asks when it makes that commit, which may be some events later: then all records of these
-    are in it, and the newest `bulk` speaks for them. Secrets that are to be erased are not asked for any more."""
+    are in it, and the newest `bulk` speaks for them. Secrets that are to be erased are not asked for any more.
+
+    `ledger`: a computation and a record for *its* ledger (`releases.py`), durable in the same commit."""
 
     record: Any = field(repr=False)
     bulk: Callable[[], Buffer] | None = field(default=None, repr=False)
+    ledger: tuple[bytes, Any] | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True)
 class EraseSecrets:
-    """Delete from this round's journal, beyond recovery, the bulk and every record whose kind is marked secret
+    """Delete from this round's journal, beyond recovery, the bulk and every record that is secret or spent
     (`records.py`)."""
 
 

@@ -32,6 +32,7 @@ from smpc_fl.errors import (
     CohortTooSmall,
     Equivocation,
     MalformedMessage,
+    RolledBack,
     RoundAborted,
     SmpcError,
     Unavailable,
@@ -39,7 +40,7 @@ from smpc_fl.errors import (
 )
 from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols import vectors
+from smpc_fl.protocols import partial
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import (
     Command,
@@ -54,7 +55,6 @@ from smpc_fl.protocols.commands import (
     Tick,
     WakeAt,
 )
-from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.manifest import Numbers
 from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
@@ -139,6 +139,7 @@ class RoundPlan:
     seconds: float
     patience: float
     job_digest: bytes
+    subject: bytes
     model: Buffer = field(repr=False)
     aborts: tuple[Signed, ...] = ()
 
@@ -350,7 +351,9 @@ class CoordinatorRound:
                     raise Equivocation("two different statements of one kind", peer=sender)
             case PartialSum() if message.manifest_hash == self.manifest_hash:
                 return self._partial(sender, message, event.attachment)
-            case Refusal(about=about) if about == self._subject:
+            case Refusal(about=about, code=code) if about == self._subject or (
+                about == self.manifest_hash and code == RolledBack.__name__ and self.state is not State.ENDORSING
+            ):
                 self._why = from_code(message.code, message.text, peer=sender, phase=message.phase)
         return []
 
@@ -382,16 +385,8 @@ class CoordinatorRound:
         choice = manifests.set_hash(self.manifest_hash, self._agreed)
         if message.set_hash != choice or not isinstance(attachment, bytes | bytearray | memoryview):
             raise MalformedMessage("a partial sum over another set, or none at all", peer=sender, phase="release")
-        channel = Channel(
-            own=self._key,
-            peer_public=message.ephemeral,
-            sender=self.party.key_of(sender, "aggregator"),
-            receiver=self.party.identity.public,
-            manifest_hash=self.manifest_hash,
-            about=choice,
-        )
-        of, n = ring(manifest.ring_bits), manifest.dimension
-        words = vectors.open_vector(vectors.stream(channel.partial_key(), self.manifest_hash, of, n), of, n, attachment)
+        of = ring(manifest.ring_bits)
+        words = partial.open_(message, attachment, sender, manifest, self.party, self._key)
         self._partials.add(sender)
         if self._total is None:
             self._total = words
@@ -465,6 +460,7 @@ class CoordinatorRound:
             k_min=plan.k_min,
             deadline=now + plan.seconds,
             job_digest=plan.job_digest,
+            subject=plan.subject,
             model_digest=manifests.model_digest(plan.model),
             privacy="none",
             worst_error=numbers.worst_error,
@@ -507,12 +503,12 @@ class CoordinatorRound:
         """All for one S: release. An abort, or two sets: relay what was said, so that nobody waits, and give up."""
         said = [self._said[Vote][a] for a in self.plan.aggregators if a in self._said[Vote]]
         votes = [decode(signed.body, Vote) for signed in said]
-        against = next((vote.reason for vote in votes if vote.choice == b""), None)
+        against = next((self._reason(vote) for vote in votes if vote.choice == b""), None)
         if against is None and len({vote.choice for vote in votes}) > 1:
-            against = "the aggregators voted for different sets"
+            against = RoundAborted("no release: the aggregators voted for different sets", phase="vote")
         if against is not None:
             self._said[Vote] = {}
-            return [*self._to_all(Votes(self.manifest_hash, said)), *self._abort(self._reason(against), now)]
+            return [*self._to_all(Votes(self.manifest_hash, said)), *self._abort(against, now)]
         if len(said) < len(self.plan.aggregators) or not self._all(FrozenList):
             return []
         lists = [set(decode(signed.body, FrozenList).entries) for signed in self._all(FrozenList)]
@@ -522,8 +518,11 @@ class CoordinatorRound:
         self._until = now + self.plan.patience
         return [self._keep(Agreed(agreed)), WakeAt(self._until)]
 
-    def _reason(self, against: str) -> SmpcError:
-        return self._too_few() if self.refusals else CohortTooSmall(f"no release: {against}", phase="vote")
+    def _reason(self, vote: Vote) -> SmpcError:
+        """Of a vote against a release: where owners were missing, what they said is the reason."""
+        if vote.code == CohortTooSmall.__name__ and self.refusals:
+            return self._too_few()
+        return from_code(vote.code or RoundAborted.__name__, f"no release: {vote.reason}", phase="vote")
 
     def _abort(self, why: SmpcError, now: float) -> list[Command]:
         """Ask every aggregator for its signed abort; `why` is what the run reports. Not any more once S is agreed."""

@@ -20,6 +20,7 @@ from smpc_fl.errors import (
     CohortTooSmall,
     ManifestRefused,
     PrecisionTooLow,
+    SubtractionRefused,
     VersionMismatch,
 )
 from smpc_fl.fixed_point import (
@@ -47,6 +48,7 @@ from smpc_fl.protocols.messages import (
     Signed,
 )
 from smpc_fl.protocols.party import Party
+from smpc_fl.protocols.releases import isolates
 from smpc_fl.ring import ring
 
 PHASE = "manifest"
@@ -185,7 +187,8 @@ class Expected:
     """What an owner knows about a round before any manifest comes: the approved job, read by this owner itself.
 
     `cohort`: the owners that the researcher signed for; a training round may be over fewer (some are away, or revoked), an
-    aggregate over no others: its weights were checked for all of them together."""
+    aggregate over no others: its weights were checked for all of them together. `earlier`: the cohorts of other rounds in
+    which this owner has given the same computation on the same model and data (`releases.py`)."""
 
     purpose: str
     job_digest: bytes
@@ -194,14 +197,18 @@ class Expected:
     max_samples: int
     tolerance: float
     cohort: tuple[str, ...]
+    subject: bytes
+    earlier: tuple[frozenset[str], ...] = ()
 
 
 @dataclass(frozen=True)
 class Rules:
-    """A node's own policy. `aggregators`: the pinned set, or None to go by the roster (aggregators do)."""
+    """A node's own policy. `aggregators`: the pinned set, or None to go by the roster (aggregators do). `retention`: seconds
+    after a round's deadline until its secrets are erased, if nobody has ended it by then."""
 
     k_min: int
     aggregators: frozenset[str] | None = None
+    retention: float = 24 * 3600.0
 
 
 def aggregator_ids(manifest: Manifest) -> list[str]:
@@ -320,17 +327,24 @@ def check_against_job(manifest: Manifest, expected: Expected) -> None:
             "the manifest's cohort is not the one that the researcher asked for", peer=manifest.coordinator, phase=PHASE
         )
     stated = (
-        manifest.purpose, manifest.job_digest, manifest.dimension, manifest.clip, manifest.max_samples
+        manifest.purpose, manifest.job_digest, manifest.subject, manifest.dimension, manifest.clip, manifest.max_samples
     )  # fmt: skip
     approved = (
-        expected.purpose, expected.job_digest, expected.dimension, expected.clip, expected.max_samples
+        expected.purpose, expected.job_digest, expected.subject, expected.dimension, expected.clip, expected.max_samples
     )  # fmt: skip
-    names = ("purpose", "job digest", "dimension", "clip", "max_samples")
+    names = ("purpose", "job digest", "subject", "dimension", "clip", "max_samples")
     for name, said, own in zip(names, stated, approved, strict=True):
         if said != own:
             raise ManifestRefused(
                 f"the manifest's {name} is not that of the approved job", peer=manifest.coordinator, phase=PHASE
             )
+    if isolates([set(manifest.cohort), *expected.earlier], manifest.k_min):
+        raise SubtractionRefused(
+            f"this owner has given the same computation on the same model before, with a cohort that differs from this one "
+            f"by fewer than k_min = {manifest.k_min} owners: the sums could be subtracted. Ask for the same owners again",
+            peer=manifest.coordinator,
+            phase=PHASE,
+        )
 
 
 def check_endorsements(endorsements: Sequence[Signed], manifest: Manifest, hash_: bytes, party: Party) -> None:

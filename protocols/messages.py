@@ -28,7 +28,7 @@ from msgspec import Meta
 
 from smpc_fl.roster import MAX_MEMBERS
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -113,8 +113,9 @@ class Manifest(Message, frozen=True):
 
     `aggregators` are their signed `Prekey` envelopes, sorted by id. `dimension` counts every slot of the secure vector
     (payload, metrics, weight, clipped flag). `clip` bounds a payload slot, `worst_error` a decoded mean's slot.
-    `model_digest` covers the model that everyone got. `aborts`: every aggregator's signed `AttemptAborted` of every
-    attempt before this one, by attempt, then by id."""
+    `subject`: what is computed (`work.subject_of`), whatever job it is part of; `model_digest`: the model that everyone got.
+    Sums over one subject and one model are those that could be subtracted from each other (`releases.py`). `aborts`: every
+    aggregator's signed `AttemptAborted` of every attempt before this one, by attempt, then by id."""
 
     version: int
     federation: Hash
@@ -135,6 +136,7 @@ class Manifest(Message, frozen=True):
     k_min: Annotated[int, Meta(ge=1, le=MAX_MEMBERS)]
     deadline: float
     job_digest: Hash
+    subject: Hash
     model_digest: Hash
     privacy: Annotated[str, Meta(pattern=r"^none\Z")]
     worst_error: Annotated[float, Meta(ge=0)]
@@ -220,10 +222,12 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True)
 
 
 class FrozenList(Message, frozen=True):
-    """An aggregator's final list of complete reports, sorted by owner."""
+    """An aggregator's final list of complete reports, sorted by owner. `releases`: how many sums it has ever released, by
+    which its peers find out that it was restored from an older copy of its disk."""
 
     manifest_hash: Hash
     entries: Annotated[list[Entry], Meta(max_length=MAX_MEMBERS)]
+    releases: Count = 0
 
 
 class FrozenLists(Message, frozen=True):
@@ -232,11 +236,13 @@ class FrozenLists(Message, frozen=True):
 
 
 class Vote(Message, frozen=True):
-    """`choice` is hash(manifest ‖ S), or empty for an abort, whose `reason` is for people. Cast once; an abort is final."""
+    """`choice` is hash(manifest ‖ S), or empty for an abort, whose `reason` is for people, and `code` a name of
+    `errors.BY_CODE`. Cast once; an abort is final."""
 
     manifest_hash: Hash
     choice: Annotated[bytes, Meta(max_length=32)]
     reason: Text = ""
+    code: Annotated[str, Meta(max_length=64)] = ""
 
 
 class Votes(Message, frozen=True):

@@ -10,7 +10,8 @@
     SEEDING,   Refusal of an aggregator    REFUSED    Done -> Refusal to the coordinator
     CARRYING
     any        RoundOffer, next attempt    SEEDING    the same integers are shared with fresh randomness
-    any        RoundClosed                 CLOSED     secrets erased
+    any        RoundClosed, or long after  CLOSED     secrets erased
+               the deadline
 
 A RoundOffer that breaks a rule changes nothing: its refusal names the rule, and leaves before anything secret does. The
 encoded update, seeds, blinders and the ephemeral key are one durable record before the first byte leaves: an owner that
@@ -56,6 +57,7 @@ from smpc_fl.protocols.commands import (
     Send,
     Start,
     Tick,
+    WakeAt,
 )
 from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.manifest import Expected, Rules
@@ -111,6 +113,16 @@ TRANSITIONS: dict[tuple[State, str], State] = {
     (State.CARRYING, "RoundClosed"): State.CLOSED,
     (State.DONE, "RoundClosed"): State.CLOSED,
     (State.REFUSED, "RoundClosed"): State.CLOSED,
+    (State.COMPUTING, "Tick: long after the deadline"): State.CLOSED,
+    (State.COMPUTING, "Start: long after the deadline"): State.CLOSED,
+    (State.SEEDING, "Tick: long after the deadline"): State.CLOSED,
+    (State.SEEDING, "Start: long after the deadline"): State.CLOSED,
+    (State.CARRYING, "Tick: long after the deadline"): State.CLOSED,
+    (State.CARRYING, "Start: long after the deadline"): State.CLOSED,
+    (State.DONE, "Tick: long after the deadline"): State.CLOSED,
+    (State.DONE, "Start: long after the deadline"): State.CLOSED,
+    (State.REFUSED, "Tick: long after the deadline"): State.CLOSED,
+    (State.REFUSED, "Start: long after the deadline"): State.CLOSED,
 }
 """Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
@@ -225,9 +237,9 @@ class OwnerRound:
         """What to do about one event. A broken rule is refused to the coordinator, with the rule's own error."""
         match event:
             case Start():
-                return self._resume()
+                return [*self._resume(), *self._retire(now)]
             case Tick():
-                return []
+                return self._retire(now)
             case PeerUp(peer=peer):
                 return [send for send in self._outstanding() if send.to == peer]
             case Computed(vector=vector):
@@ -288,10 +300,10 @@ class OwnerRound:
         self._check_model(model, manifest)
         if self.manifest is not None:
             self._check_same_round(manifest)
-        accepted = self._keep(Accepted(offer.manifest))
+        accepted = [self._keep(Accepted(offer.manifest)), *self._retire(now)]
         if self._encoded is not None:
-            return [accepted, *self._share(self._encoded)]
-        return [accepted, *self._compute(model)]
+            return [*accepted, *self._share(self._encoded)]
+        return [*accepted, *self._compute(model)]
 
     def _compute(self, model: Buffer) -> list[Command]:
         """Once for a round, until it fails or is forgotten in a crash: attempts and offers that come again wait for it."""
@@ -459,4 +471,14 @@ class OwnerRound:
     def _close(self, message: RoundClosed) -> list[Command]:
         if self.state is State.CLOSED or self.manifest is None or message.manifest_hash != self.manifest_hash:
             return []
-        return [self._keep(Closed()), EraseSecrets(), Finished(message.released)]
+        return self._closed(message.released)
+
+    def _closed(self, released: bool) -> list[Command]:
+        return [self._keep(Closed()), EraseSecrets(), Finished(released)]
+
+    def _retire(self, now: float) -> list[Command]:
+        """A coordinator that never comes back leaves no secret on this disk for good."""
+        if self.manifest is None or self.state is State.CLOSED:
+            return []
+        end = self.manifest.deadline + self.rules.retention
+        return [WakeAt(end)] if now < end else self._closed(released=False)

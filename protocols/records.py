@@ -2,7 +2,8 @@
 
 A record's class name is its kind in the journal. Kinds in `SECRET` hold round secrets (prekeys, seeds, keys): they are
 erased when the round closes, and with them the round's bulk: the one large vector that a role keeps (an owner its sealed
-vector, an aggregator the sum of what it carries, the coordinator the total).
+vector, an aggregator the sum of what it carries, the coordinator the total). Kinds in `SPENT` go with them, because nobody
+needs them any more: what is left of a round is how it ended, and the claims in the ledgers of what was summed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
-from smpc_fl.protocols.messages import Entry, Hash, Id, Key, Signed
+from smpc_fl.protocols.messages import Entry, Hash, Id, Id128, Key, Signed
 
 
 class Record(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -51,27 +52,60 @@ class VectorAdded(Record, frozen=True):
 
 
 class Frozen(Record, frozen=True):
+    """`releases` as in `FrozenList`."""
+
     entries: list[Entry]
+    releases: int = 0
 
 
 class Voted(Record, frozen=True):
-    """`choice` as in `Vote`; `agreed`: S, empty for an abort."""
+    """`choice`, `reason` and `code` as in `Vote`; `agreed`: S, empty for an abort."""
 
     choice: bytes
     agreed: list[Entry]
     reason: str
+    code: str = ""
+
+
+class Claim(Record, frozen=True):
+    """In a computation's ledger: an attempt voted for the sum over these owners, so that it may be released."""
+
+    run: Id128
+    round: int
+    attempt: int
+    owners: list[Id]
+
+
+class Withdrawn(Record, frozen=True):
+    """In a computation's ledger: the attempt was aborted; its claim counts no more."""
+
+    run: Id128
+    round: int
+    attempt: int
 
 
 class Released(Record, frozen=True):
+    """`number`: how many sums this aggregator has released, with this one; `heard`: what its peers said of theirs, by
+    key (hex)."""
+
     set_hash: Hash
+    number: int = 0
+    heard: dict[str, int] = {}
 
 
 class Aborted(Record, frozen=True):
     reason: str
 
 
+class Outdated(Record, frozen=True):
+    """This journal is older than what the node has said: it was restored from a copy. `witness` showed it. Nothing of this
+    attempt leaves the node any more, not even an abort, which what it said before may forbid."""
+
+    witness: Id
+
+
 class Closed(Record, frozen=True):
-    """The coordinator has receipted the release, or the abort is final: nothing secret is left."""
+    """The coordinator has receipted the release, or nobody went on with the round: nothing secret is left."""
 
 
 # --- owner ---
@@ -121,5 +155,8 @@ class Summed(Record, frozen=True):
 
 
 SECRET = frozenset({"Prepared", "SeedTaken", "Reporting", "Opened"})
+SPENT = frozenset({"Accepted", "VectorAdded", "Frozen", "Voted"})
+ERASED = SECRET | SPENT
+"""What `EraseSecrets` takes away."""
 
 KINDS: dict[str, type[Record]] = {kind.__name__: kind for kind in Record.__subclasses__()}

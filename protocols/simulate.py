@@ -10,7 +10,7 @@ what it had made durable, and nothing else.
 
 from __future__ import annotations
 
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -41,11 +41,13 @@ from smpc_fl.protocols.manifest import Expected, Rules, choose_numbers
 from smpc_fl.protocols.messages import RoundClosed, Signed
 from smpc_fl.protocols.owner import OwnerRound
 from smpc_fl.protocols.party import Party
-from smpc_fl.protocols.records import SECRET, Record
+from smpc_fl.protocols.records import ERASED, Record
+from smpc_fl.protocols.releases import Releases
 from smpc_fl.roster import Member, Membership, Roster
 
 COORDINATOR = "coordinator"
 JOB = bytes(32)
+SUBJECT = bytes(32)
 
 
 def federation(owners: list[str], aggregators: list[str], entropy: Entropy) -> dict[str, Party]:
@@ -67,6 +69,14 @@ class Node:
     machine: AggregatorRound | OwnerRound | CoordinatorRound
     journal: list[Record]
     bulk: bytearray | None = None
+
+
+class Book(Releases):
+    """An aggregator's book with the ledgers behind it, which outlive rounds and crashes."""
+
+    def __init__(self) -> None:
+        self.ledgers: defaultdict[bytes, list[Record]] = defaultdict(list)
+        super().__init__(self.ledgers.__getitem__)
 
 
 class Simulation:
@@ -101,12 +111,13 @@ class Simulation:
         )  # fmt: skip
         self.plan = RoundPlan(
             entropy(16), round_number, 0, "train", tuple(owners), tuple(names), dimension, numbers, clip, max_samples,
-            k_min, seconds, 30.0, JOB, b"",
+            k_min, seconds, 30.0, JOB, SUBJECT, b"",
         )  # fmt: skip
-        self.expected = Expected("train", JOB, dimension, clip, max_samples, tolerance, tuple(owners))
+        self.expected = Expected("train", JOB, dimension, clip, max_samples, tolerance, tuple(owners), SUBJECT)
         self.queue: deque[tuple[str, Event]] = deque()
         self.outcome: Released | GivenUp | None = None
         self.down: set[str] = set()
+        self.books = {id_: Book() for id_ in names}
         self.nodes = {id_: Node(self._machine(id_, []), []) for id_ in [COORDINATOR, *owners, *names]}
 
     def _machine(
@@ -118,7 +129,14 @@ class Simulation:
         if id_ in plan.aggregators:
             key = (plan.run, plan.round, plan.attempt)
             return AggregatorRound.restore(
-                party, self.rules, key, journal, bulk, coordinator=COORDINATOR, entropy=entropy
+                party,
+                self.rules,
+                key,
+                journal,
+                bulk,
+                coordinator=COORDINATOR,
+                entropy=entropy,
+                releases=self.books[id_],
             )
         rules, round_key = Rules(self.rules.k_min, frozenset(plan.aggregators)), (plan.run, plan.round)
         return OwnerRound.restore(
@@ -152,11 +170,13 @@ class Simulation:
     def carry_out(self, by: str, command: Command) -> None:
         node = self.nodes[by]
         match command:
-            case Persist(record=record, bulk=bulk):
+            case Persist(record=record, bulk=bulk, ledger=ledger):
                 node.journal.append(record)
                 node.bulk = bytearray(bulk()) if bulk is not None else node.bulk
+                if ledger is not None:
+                    self.books[by].ledgers[ledger[0]].append(ledger[1])
             case EraseSecrets():
-                node.journal[:] = [record for record in node.journal if type(record).__name__ not in SECRET]
+                node.journal[:] = [record for record in node.journal if type(record).__name__ not in ERASED]
                 node.bulk = None
             case Send(to=to, signed=signed, attachment=attachment):
                 message = self.parties[to].read(signed)

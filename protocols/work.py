@@ -12,7 +12,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import msgspec
+
 from smpc_fl.errors import ManifestRefused
+from smpc_fl.hashing import digest
 from smpc_fl.jobs import AggregateJob, Job, RingBits, TrainJob, job_digest
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
@@ -20,6 +23,7 @@ from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.manifest import Expected
 
 Purpose = Literal["train", "evaluate", "aggregate"]
+_encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
 def train_round(number: int) -> int:
@@ -47,9 +51,11 @@ def purpose_of(job: Job, round_number: int) -> Purpose:
 
 @dataclass(frozen=True)
 class Work:
-    """One kind of round of one job. `clip` bounds every payload slot; "norm" clips the L2 norm, "saturate" each element."""
+    """One kind of round of one job. `clip` bounds every payload slot; "norm" clips the L2 norm, "saturate" each element.
+    `subject`: as in the manifest."""
 
     purpose: Purpose
+    subject: bytes
     layout: VectorLayout
     clip: float
     max_samples: int
@@ -61,24 +67,50 @@ class Work:
     def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""
         return Expected(
-            self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance, tuple(cohort)
-        )
+            self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance, tuple(cohort), self.subject
+        )  # fmt: skip
 
 
 def work_of(job: Job, purpose: Purpose) -> Work:
     """The round's layout and bounds, from nothing but the job."""
+    subject = subject_of(job, purpose)
     if isinstance(job, AggregateJob):
         layout = VectorLayout(math.prod(job.shape))
         return Work(
-            purpose, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits
+            purpose, subject, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits
         )  # fmt: skip
     rows = _max_samples(job)
     if purpose == "train":
         layout = VectorLayout(layout_of(job.plan).size, TRAIN_METRICS)
-        return Work(purpose, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
+        return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job.plan, job.evaluation.bins).length)
-    return Work(purpose, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
+    return Work(purpose, subject, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
+
+
+def subject_of(job: Job, purpose: Purpose) -> bytes:
+    """What a round computes of an owner's data, given the model: 32 bytes over all of the job that shapes it, and nothing
+    else of the job: neither how often, how exactly and in which ring it is done, nor what becomes of the sum, nor the clip
+    and the scale of the weights (`max_samples`), which may leave the numbers as they are but for a public factor.
+
+    Two jobs of one subject give sums that can be subtracted from each other (`releases.py`)."""
+    if isinstance(job, AggregateJob):
+        parts: list[object] = [job.expression, job.reduce, job.weights]
+    elif purpose == "train":
+        parts = [
+            job.plan,
+            job.inputs,
+            job.targets,
+            job.seed,
+            job.local,
+            type(job.strategy).__name__,
+            job.strategy.weights,
+        ]
+    else:
+        assert job.evaluation is not None
+        held = job.evaluation
+        parts = [job.plan, job.inputs, job.targets, job.seed, held.inputs, held.targets, held.fraction, held.bins]
+    return digest("smpc-fl/1 subject", purpose.encode(), _encoder.encode(parts))
 
 
 def expected_of(job_bytes: bytes, job: Job, round_number: int, cohort: Sequence[str]) -> Expected:

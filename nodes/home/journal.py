@@ -99,12 +99,19 @@ class Journal:
         an I/O error): nothing was written then, and a later call may succeed."""
         await self.append_all(stream, [(kind, data)])
 
-    async def append_all(self, stream: str, records: Sequence[tuple[str, bytes]], bulk: Buffer | None = None) -> None:
-        """Add records to the end of `stream`, and replace its bulk if one is given: all of it or nothing, whatever
-        happens. Raises `Unavailable`.
+    async def append_all(
+        self,
+        stream: str,
+        records: Sequence[tuple[str, bytes]],
+        bulk: Buffer | None = None,
+        *,
+        also: Sequence[tuple[str, str, bytes]] = (),
+    ) -> None:
+        """Add records to the end of `stream`, and replace its bulk if one is given; `also`: (stream, kind, data) for others.
+        All of it or nothing, whatever happens. Raises `Unavailable`.
 
         `bulk` is not copied: leave it unchanged until this returns, and for good if the call was cancelled."""
-        rows = [(stream, kind, data) for kind, data in records]
+        rows = [*((stream, kind, data) for kind, data in records), *also]
         kinds = [kind for kind, _ in records]
         await self._change(lambda db: _insert(db, rows), kinds, bulk=None if bulk is None else (stream, bulk))
 
@@ -115,14 +122,15 @@ class Journal:
         bulk: bool = True,
         *,
         records: Sequence[tuple[str, bytes]] = (),
+        also: Sequence[tuple[str, str, bytes]] = (),
     ) -> None:
         """Remove a stream's records (of these kinds only, if given), and its bulk, from the file and its log; add
-        `records` to its end in the same commit.
+        `records` to its end, and `also` to other streams', in the same commit.
 
         Of a bulk, the key is overwritten: nothing else opens the sealed bytes, which therefore stay in their file until
         it serves again. Raises `Unavailable`."""
 
-        rows = [(stream, kind, data) for kind, data in records]
+        rows = [*((stream, kind, data) for kind, data in records), *also]
 
         def work(db: sqlite3.Connection) -> None:
             if kinds is None:
@@ -155,6 +163,11 @@ class Journal:
     def read(self, stream: str) -> list[tuple[str, bytes]]:
         """(kind, data) of a stream's records, oldest first. Raises `Unavailable`."""
         return self._fetch((str, bytes), "SELECT kind, data FROM records WHERE stream = ? ORDER BY id", stream)
+
+    def newest(self, kind: str, most: int) -> list[bytes]:
+        """Data of the newest `most` records of this kind, in whatever streams they are. Raises `Unavailable`."""
+        query = f"SELECT data FROM records WHERE kind = ? ORDER BY id DESC LIMIT {most:d}"
+        return [data for (data,) in self._fetch((bytes,), query, kind)]
 
     def read_bulk(self, stream: str) -> bytearray | None:
         """A stream's bulk, or None. Raises `Unavailable`, also when its file is gone or is not the one that was written

@@ -192,7 +192,7 @@ class Simulation:
         plan = RoundPlan(
             self.id, ask.round, 0, work.purpose, self._owners.names, self._aggregators, work.layout.length,
             self._numbers(work), work.clip, work.max_samples, self._k_min, FOREVER, FOREVER, job_digest(self._data),
-            ask.model.tobytes(),
+            work.subject, ask.model.tobytes(),
         )  # fmt: skip
         return run_round(self._federation, plan, self._data, self._owners, executor, on_done)
 

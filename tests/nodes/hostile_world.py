@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,6 +56,11 @@ ROLES: dict[str, Role] = {
 M = TypeVar("M", bound=Message)
 
 
+def session() -> bytes:
+    """A new session's id."""
+    return relay.session_id(time.time(), os.urandom)
+
+
 class Hostile:
     """Made by `open`. `heard[member]`: what the real nodes said to that member, in order."""
 
@@ -67,7 +73,7 @@ class Hostile:
         self._listeners: list[Listener] = []
         self._dialers: list[Dialer] = []
         self._sequence = 0
-        self.session = os.urandom(16)
+        self.session = session()
 
     async def open(self) -> Hostile:
         for id_ in set(self.disk.sockets) - set(self.real):
@@ -212,6 +218,7 @@ class Hostile:
             k_min=3,
             deadline=clock + 60.0,
             job_digest=expected.job_digest,
+            subject=expected.subject,
             model_digest=model_digest(model),
             privacy="none",
             worst_error=numbers.worst_error,
@@ -230,14 +237,17 @@ class Hostile:
         party = self.disk.party(by)
         asked = relay.ask(party, OWNER, session or self.session, self._sequence, data, os.urandom)
         _, message = await self.ask("coordinator", OWNER, Relay(OWNER, asked.signed), Relay)
-        return open_response(asked.open(message.inner, party), owner=OWNER)
+        said = asked.read(message.inner, party)
+        if isinstance(said, SmpcError):
+            raise said
+        return open_response(said, owner=OWNER)
 
-    async def silence(self, envelope: Signed) -> list[Message]:
+    async def said_to(self, envelope: Signed) -> list[Message]:
         """What the owner says to a relayed envelope, before it answers the good command that comes behind it."""
         since = len(self.heard["coordinator"])
         await self.say("coordinator", OWNER, Relay(OWNER, envelope))
         last = self.disk.party("rival")
-        asked = relay.ask(last, OWNER, os.urandom(16), 1, encode_request(Renew()), os.urandom)
+        asked = relay.ask(last, OWNER, session(), 1, encode_request(Renew()), os.urandom)
         await self.say("coordinator", OWNER, Relay(OWNER, asked.signed))
 
         def said() -> list[Message]:

@@ -25,6 +25,7 @@ from smpc_fl.protocols.messages import (
     ManifestOffer,
     PartialSum,
     Receipt,
+    Refusal,
     ReleaseReceipt,
     SeedReport,
     VectorReport,
@@ -157,7 +158,7 @@ def test_one_that_lost_its_sum_after_it_voted_says_so_whenever_it_is_asked() -> 
     """It is bound by its vote and cannot keep it: others may not take the silence for consent, nor it release another sum."""
     rig = aggregator_at(State.VOTED)
     rig.crash_and_lose(ME)
-    assert rig.aggregator().receive(Start(), rig.now) == []
+    assert told(rig.aggregator().receive(Start(), rig.now)) == []
     votes = rig.until(Votes, ME)[1]
     for _ in range(2):
         error = refusal(rig.aggregator().receive(votes, rig.now))
@@ -284,11 +285,15 @@ def test_a_report_that_was_taken_gets_its_receipt_in_every_later_state(state: St
         rig.deliver(ME, rig.from_(COORDINATOR, AbortRequest(*rig.aggregator().key)))
     reports = [event for event in rig.received[ME] if isinstance(event.message, SeedReport | VectorReport)]
     assert {event.sender for event in reports} == set(OWNERS)
-    for _ in range(2):
+    for crashed in (False, True):
         for event in reports:
             (receipt,) = told(rig.aggregator().receive(event, rig.now))
-            assert isinstance(receipt, Receipt)
-            assert receipt.owner == event.sender
+            if crashed and state in (State.CLOSED, State.ABORTED):
+                assert isinstance(receipt, Refusal), "what has ended is not read back"
+                assert receipt.code == "ReportTooLate"
+            else:
+                assert isinstance(receipt, Receipt)
+                assert receipt.owner == event.sender
         rig.crash(ME)
 
 

@@ -42,7 +42,7 @@ from smpc_fl.protocols.messages import (
     Votes,
 )
 from smpc_fl.protocols.owner import OwnerRound
-from smpc_fl.protocols.simulate import COORDINATOR, JOB, federation
+from smpc_fl.protocols.simulate import COORDINATOR, JOB, SUBJECT, federation
 from smpc_fl.sealing import KeyPair
 from smpc_fl.shares import report_id
 
@@ -59,7 +59,7 @@ class Conspiracy:
     def __init__(self, seed: int) -> None:
         self.draw, entropy = np.random.default_rng(seed), Draws(seed)
         self.run, self.vectors = entropy(16), powers(OWNERS)
-        expected = Expected("train", JOB, 4, 1.0, 128, 1e-3, OWNERS)
+        expected = Expected("train", JOB, 4, 1.0, 128, 1e-3, OWNERS, SUBJECT)
         self.honest = {
             (name, k): AggregatorRound(PARTIES[name], Rules(K_MIN), (self.run, 0, k), coordinator=COORDINATOR, entropy=entropy)
             for name in HONEST
@@ -142,7 +142,7 @@ class Conspiracy:
         manifest = Manifest(
             PROTOCOL_VERSION, party.federation, party.membership.roster_hash, self.run, 0, k, "train", COORDINATOR, self.key,
             cohort, [self.said[Prekey, k][a] for a in AGGREGATORS], 4, numbers.ring_bits, numbers.fractional_bits, 1.0, 128,
-            K_MIN, NOW + 60 + self.draw.random(), JOB, model_digest(b""), "none", numbers.worst_error,
+            K_MIN, NOW + 60 + self.draw.random(), JOB, SUBJECT, model_digest(b""), "none", numbers.worst_error,
             [signed for signed in carried if signed is not None],
         )  # fmt: skip
         signed = party.sign(manifest)

@@ -87,7 +87,7 @@ def test_a_crash_between_two_reports_keeps_the_integers(state: State) -> None:
     assert elements(rig, machine._encoded) == encoded(rig, "alice")
     for _ in range(2):  # and once more
         rig.crash("alice")
-    assert rig.owner().receive(Start(), rig.now) == []
+    assert told(rig.owner().receive(Start(), rig.now)) == []
     commands = rig.owner().receive(offer, rig.now)
     assert not any(isinstance(command, Compute) for command in commands)
     assert [type(message) for message in told(commands)] == [SeedReport, SeedReport]
@@ -140,7 +140,7 @@ def test_one_that_lost_its_report_computes_anew_for_the_next_attempt() -> None:
         rig = owner_at(state)
         offer = next_offer(rig)
         rig.crash_and_lose("alice")
-        accepted, compute = rig.owner().receive(offer, rig.now)
+        accepted, _, compute = rig.owner().receive(offer, rig.now)
         assert isinstance(accepted, Persist)
         assert isinstance(accepted.record, Accepted)
         assert isinstance(compute, Compute)

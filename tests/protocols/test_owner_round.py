@@ -19,6 +19,7 @@ from smpc_fl.protocols.commands import (
     Send,
     Start,
     Tick,
+    WakeAt,
 )
 from smpc_fl.protocols.messages import (
     FreezeRequest,
@@ -91,15 +92,31 @@ def test_what_was_not_answered_is_said_again_to_whoever_comes_back() -> None:
     assert rig.owner().receive(PeerUp(COORDINATOR), rig.now) == []
 
 
-def test_time_alone_does_nothing() -> None:
+def test_no_secret_is_kept_for_good_when_nobody_ends_the_round() -> None:
     for state in State:
-        assert owner_at(state).owner().receive(Tick(), 1e9) == []
+        rig = owner_at(state)
+        manifest = rig.owner().manifest
+        if manifest is None:
+            assert rig.owner().receive(Tick(), 1e9) == []
+            continue
+        end = manifest.deadline + rig.rules.retention
+        before = [] if state is State.CLOSED else [WakeAt(end)]
+        assert rig.owner().receive(Tick(), end - 1) == before
+        rig.crash("alice")
+        assert [c for c in rig.owner().receive(Start(), end - 1) if isinstance(c, WakeAt)] == before
+        if state is State.CLOSED:
+            continue
+        closed, erase, finished = rig.owner().receive(Tick(), end)
+        assert isinstance(closed, Persist)
+        assert (erase, finished) == (EraseSecrets(), Finished(False))
+        assert rig.owner().state is State.CLOSED
+        assert rig.owner().receive(Tick(), end) == []
 
 
 def test_an_offer_that_comes_again_is_answered_alike() -> None:
     rig = Rig()
     _, event = offered(rig)
-    (accepted, compute) = rig.owner().receive(event, rig.now)
+    (accepted, _, compute) = rig.owner().receive(event, rig.now)
     assert isinstance(accepted, Persist)
     assert isinstance(accepted.record, Accepted)
     assert isinstance(compute, Compute)
@@ -115,7 +132,7 @@ def test_an_owner_that_died_while_computing_computes_again() -> None:
     rig = owner_at(State.COMPUTING)
     offer = rig.received["alice"][0]
     rig.crash("alice")
-    assert rig.owner().receive(Start(), rig.now) == []
+    assert told(rig.owner().receive(Start(), rig.now)) == []
     assert [type(command) for command in rig.owner().receive(offer, rig.now)] == [Compute]
 
 
@@ -173,7 +190,7 @@ def test_a_closed_round_is_rebuilt_closed() -> None:
     assert rig.owner().state is State.CLOSED
     offer = rig.received["alice"][0]
     assert isinstance(offer.message, RoundOffer)
-    assert rig.owner().receive(offer, rig.now) == []
+    assert "has closed the round" in refusal(rig.owner().receive(offer, rig.now)).message
 
 
 def test_what_was_refused_is_told_again_after_a_crash() -> None:

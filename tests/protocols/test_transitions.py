@@ -23,7 +23,7 @@ from rig import (
 from smpc_fl.errors import BadInput
 from smpc_fl.protocols import aggregator, coordinator, owner
 from smpc_fl.protocols.aggregator import AggregatorRound
-from smpc_fl.protocols.commands import ComputeFailed
+from smpc_fl.protocols.commands import ComputeFailed, Start, Tick
 from smpc_fl.protocols.coordinator import CoordinatorRound
 from smpc_fl.protocols.messages import (
     AbortRequest,
@@ -35,6 +35,7 @@ from smpc_fl.protocols.messages import (
     Prekey,
     PrekeyRequest,
     Refusal,
+    ReleaseReceipt,
     RoundClosed,
     RoundOffer,
     SeedReport,
@@ -100,6 +101,37 @@ def owners_that_are_told_of_the_end() -> Iterator[Rig]:
     for state in (Own.COMPUTING, Own.SEEDING, Own.CARRYING, Own.DONE, Own.REFUSED):
         rig = owner_at(state)
         rig.deliver("alice", rig.from_(COORDINATOR, RoundClosed(rig.owner().manifest_hash, False)))
+        yield rig
+
+
+def nodes_that_nobody_comes_back_to() -> Iterator[Rig]:
+    for event in (Tick(), Start()):
+        for own in (Own.COMPUTING, Own.SEEDING, Own.CARRYING, Own.DONE, Own.REFUSED):
+            rig = owner_at(own)
+            rig.now = 1e9
+            rig.deliver("alice", event)
+            yield rig
+        for agg in (Agg.OPEN, Agg.FROZEN, Agg.VOTED, Agg.RELEASED):
+            rig = aggregator_at(agg)
+            rig.now = 1e9
+            rig.deliver("aggregator-0", event)
+            yield rig
+
+
+def aggregators_that_were_restored() -> Iterator[Rig]:
+    """Each is shown what it said after the copy was made that it came back from."""
+    for agg in (Agg.OPEN, Agg.FROZEN, Agg.VOTED):
+        rig = aggregator_at(agg)
+        rig.deliver("aggregator-0", rig.from_(COORDINATOR, ReleaseReceipt(rig.aggregator().manifest_hash)))
+        yield rig
+        rig = aggregator_at(agg)
+        rig.deliver("aggregator-0", rig.from_(COORDINATOR, Votes(rig.aggregator().manifest_hash, aborts(rig)[:1])))
+        yield rig
+    for agg in (Agg.OPEN, Agg.FROZEN):
+        rig = aggregator_at(agg)
+        hash_ = rig.aggregator().manifest_hash
+        lists = [rig.parties[a].sign(FrozenList(hash_, [], 1)) for a in rig.plan.aggregators]
+        rig.deliver("aggregator-0", rig.from_(COORDINATOR, FrozenLists(hash_, lists)))
         yield rig
 
 
@@ -178,6 +210,8 @@ SCENARIOS: list[Callable[[], Iterator[Rig]]] = [
     owners_in_next_attempts,
     nodes_that_lose_their_bulk,
     owners_that_are_told_of_the_end,
+    nodes_that_nobody_comes_back_to,
+    aggregators_that_were_restored,
     aggregators_that_abort,
     aggregators_that_are_told_to_freeze,
     a_vote_that_comes_late,
