@@ -16,9 +16,11 @@ from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
+from smpc_fl.nodes.rounds import load_records
 from smpc_fl.nodes.run import Run, run_of
 from smpc_fl.protocols.codec import decode_message
 from smpc_fl.protocols.commands import Received
+from smpc_fl.protocols.manifest import manifest_hash
 from smpc_fl.protocols.messages import (
     CancelRun,
     Command,
@@ -27,6 +29,8 @@ from smpc_fl.protocols.messages import (
     Message,
     Refusal,
     Relay,
+    Reported,
+    RoundClosed,
     RoundResult,
     RunState,
     RunStatus,
@@ -35,6 +39,7 @@ from smpc_fl.protocols.messages import (
     StatusRequest,
     Subscribe,
 )
+from smpc_fl.protocols.records import Made
 from smpc_fl.roster import Role
 
 log = structlog.get_logger()
@@ -111,6 +116,26 @@ class Coordinator(Node):
                 await self._relay(event.message, to, "researcher", event.sender)
             case _:
                 await self._to_runs(event)
+                await self._close_what_is_over(event)
+
+    async def _close_what_is_over(self, event: Received) -> None:
+        """An owner that says how it stands in a round that is over has missed the end: it is told, and erases its report.
+
+        Its own journal and the traffic would open that report for good."""
+        match event.message:
+            case Reported(manifest_hash=hash_) | Refusal(about=hash_) if len(hash_) == 32:
+                if not any(run.tells(hash_) for run in self._runs.values()) and not self._under_way(hash_):
+                    await self.tell(event.sender, RoundClosed(hash_, released=False))
+            case _:
+                pass
+
+    def _under_way(self, hash_: bytes) -> bool:
+        """Whether a run that has not ended may go on with this manifest's round; also one that waits for its disk."""
+        for stream in self.journal.streams("round/"):
+            for record in load_records(self.journal, stream):
+                if isinstance(record, Made) and manifest_hash(record.manifest) == hash_:
+                    return True
+        return False
 
     async def _from_researcher(self, event: Received) -> None:
         match event.message:

@@ -44,6 +44,7 @@ class OnDisk:
     roles: Mapping[str, Role]
     k_min: int = 3
     policies: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    deadline: float = 8.0
     keys: dict[str, Identity] = field(init=False)
     version: int = 0
     _children: Children | None = None
@@ -111,7 +112,7 @@ class OnDisk:
                 listen, least = self.address(id_), AggregatorPolicy(k_min=self.k_min)
                 return to_toml(AggregatorConfig(**common, listen=listen, policy=least))
             case _:
-                rules = CoordinatorPolicy(k_min=self.k_min, round_deadline=8.0)
+                rules = CoordinatorPolicy(k_min=self.k_min, round_deadline=self.deadline)
                 return to_toml(CoordinatorConfig(**common, listen=self.address(id_), policy=rules))
 
     # --- processes ---
