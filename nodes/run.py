@@ -482,7 +482,7 @@ class Run:
         plan = RoundPlan(
             self.id, attempt.round, attempt.attempt, work.purpose, tuple(attempt.cohort), tuple(attempt.aggregators),
             work.layout.length, self._numbers(work), work.clip, work.max_samples, self.policy.k_min,
-            self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, model,
+            self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, work.subject, model,
             tuple(attempt.aborts),
         )  # fmt: skip
         done: asyncio.Future[Released | GivenUp] = asyncio.get_running_loop().create_future()
