@@ -42,6 +42,10 @@ class PublicIdentity:
             return False
         return True
 
+    def signer(self, data: bytes, signature: bytes) -> PublicIdentity | None:
+        """The key that made the signature: this one, or None."""
+        return self if self.verify(data, signature) else None
+
     @property
     def fingerprint(self) -> str:
         """128 bits in eight groups of four hex digits, for two people to compare by voice."""
@@ -75,7 +79,12 @@ class OverlappingIdentity(PublicIdentity):
     former: tuple[PublicIdentity, ...]
 
     def verify(self, data: bytes, signature: bytes) -> bool:
-        return PublicIdentity.verify(self, data, signature) or any(key.verify(data, signature) for key in self.former)
+        return self.signer(data, signature) is not None
+
+    def signer(self, data: bytes, signature: bytes) -> PublicIdentity | None:
+        """Which of its keys made the signature, if one did."""
+        keys = (PublicIdentity(self.key), *self.former)
+        return next((key for key in keys if key.verify(data, signature)), None)
 
 
 @final

@@ -35,7 +35,7 @@ from smpc_fl.errors import (
 from smpc_fl.identity import Identity, PublicIdentity
 from smpc_fl.nodes.net.link import POLICY, Link
 from smpc_fl.nodes.net.session import Session
-from smpc_fl.protocols.codec import decode_message, expect, sign, verify
+from smpc_fl.protocols.codec import decode_message, expect, sign, signing_bytes, verify
 from smpc_fl.protocols.messages import PROTOCOL_VERSION, Hello, Message, Proof, Refusal, Signed
 from smpc_fl.sealing import Agreement, KeyPair
 
@@ -135,8 +135,10 @@ async def _converse(
         raise WrongRole(f"{signed.sender} is {role}; here connect only: {', '.join(sorted(roles))}", peer=signed.sender)
     verify(signed, key, federation=members.federation)
 
+    own_proof = me.sign(Proof(nonce, hello.nonce, signed.sender))
+    own = me.identity.public  # what it was signed by: one of two, while this member's key is being replaced
     with contextlib.suppress(Unavailable):  # a peer that has closed may have said why: that is there to be read
-        await link.send(me.sign(Proof(nonce, hello.nonce, signed.sender)))
+        await link.send(own_proof)
     signed_proof = await _receive(link)
     if signed_proof.sender != signed.sender:
         raise BadSignature("a proof comes from another member than its hello", peer=signed.sender)
@@ -146,7 +148,9 @@ async def _converse(
     proof = expect(proof, Proof, peer=signed.sender)
     if (proof.own_nonce, proof.peer_nonce, proof.peer) != (hello.nonce, nonce, me.id):
         raise BadSignature("a proof was made for another connection", peer=signed.sender)
-    session = _session(Agreement(pair, hello.nonce), me.identity.public, key, members.federation)
+    theirs = key.signer(signing_bytes(members.federation, signed.sender, signed_proof.body), signed_proof.signature)
+    assert theirs is not None  # it has just been verified
+    session = _session(Agreement(pair, hello.nonce), own, theirs, members.federation)
     link.peer, link.role, link.key, link.roster_version = signed.sender, role, key, hello.roster_version
     link.begin(session)
 

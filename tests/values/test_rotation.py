@@ -93,6 +93,13 @@ def test_during_the_overlap_both_keys_are_believed() -> None:
         now.believed("alice", "aggregator")
 
 
+def test_which_of_the_keys_has_signed_is_known() -> None:
+    both = membership(AFTER).believed("alice")
+    assert [both.signer(b"x", key.sign(b"x")) for key in (FIRST, SECOND, THIEF)] == [FIRST.public, SECOND.public, None]
+    assert FIRST.public.signer(b"x", FIRST.sign(b"x")) == FIRST.public
+    assert FIRST.public.signer(b"x", SECOND.sign(b"x")) is None
+
+
 def test_what_is_sealed_goes_by_one_key() -> None:
     assert membership(AFTER).key_of("alice") == SECOND.public
     assert type(membership(AFTER).believed("bob")) is PublicIdentity
