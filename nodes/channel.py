@@ -11,6 +11,7 @@ import concurrent.futures
 import contextlib
 import os
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
@@ -58,7 +59,7 @@ class Channel:
         self.members = LiveMembership(config)
         self.me = OwnKeys(config, "researcher", self.members)
         self.config = config
-        self.session = os.urandom(16)
+        self.session = relay.session_id(time.time(), os.urandom)
         self._sequence = 0
         self._waiting: dict[bytes, tuple[relay.Asked, asyncio.Future[bytes]]] = {}
         self._status: list[asyncio.Future[Status]] = []
@@ -252,9 +253,13 @@ class Channel:
         for asked, future in list(self._waiting.values()):
             if asked.owner == inner.sender and not future.done():
                 try:
-                    future.set_result(asked.open(inner, self.party))
+                    said = asked.read(inner, self.party)
                 except PeerMisbehaviour:
                     continue  # the answer to another of this owner's commands
+                if isinstance(said, SmpcError):
+                    future.set_exception(said)
+                else:
+                    future.set_result(said)
                 return
 
     def _refused(self, refusal: Refusal, peer: str) -> None:
@@ -262,7 +267,8 @@ class Channel:
         if refusal.about in self._waiting:
             future = self._waiting[refusal.about][1]
             if not future.done():
-                future.set_exception(error)
+                # A coordinator can carry a command or not; what an owner says to it, the owner signs.
+                future.set_exception(Unavailable(refusal.text, peer=peer, phase=refusal.phase))
         elif refusal.about in self._runs:
             again = self._resubscribe.get(refusal.about)
             if again is not None and refusal.code == "Unavailable":

@@ -5,6 +5,10 @@ nor errors of a private computation can be observed. `ObjectStore._release` deni
 tensors, mocks, and what the owner has approved, once, for that object and that researcher. Secure aggregates leave by
 another way (`owner_data`), as secret shares.
 
+A computation that has begun runs to its end: torch cannot be interrupted, and commands behind it wait. What it may take is
+bounded before it begins, by shapes (`pointers.shapes`); how long it took can be seen by who may read its value, and by those
+whose commands waited.
+
 Objects belong to one session of one researcher and die with their pointer, or when the session's lease runs out.
 """
 
@@ -65,6 +69,10 @@ MAX_OBJECTS = 10_000
 """Objects of one session."""
 MAX_SESSIONS = 64
 """Sessions of one researcher."""
+MAX_BYTES = 1 << 28
+"""Bytes of one researcher's expressions, which hold the public tensors that came with operations."""
+MAX_PENDING = 256
+"""Values that one researcher has asked for and the owner's people have not decided on."""
 
 
 class Approvals(Protocol):
@@ -104,6 +112,7 @@ class _Held:
     expression: Expression
     spec: Spec
     public: bool
+    size: int
     name: str = ""
     tags: tuple[str, ...] = ()
 
@@ -119,6 +128,11 @@ class _Held:
 class _Session:
     until: float
     objects: dict[bytes, _Held] = field(default_factory=dict)
+    size: int = 0
+
+    def let_go(self, object_id: bytes) -> None:
+        if (held := self.objects.pop(object_id, None)) is not None:
+            self.size -= held.size
 
 
 class ObjectStore:
@@ -138,6 +152,7 @@ class ObjectStore:
         self._clock = clock
         self._lease = lease_seconds
         self._sessions: dict[tuple[str, bytes], _Session] = {}
+        self._asked: dict[str, set[str]] = {}
 
     def __len__(self) -> int:
         """Objects that are held, of all sessions."""
@@ -174,10 +189,25 @@ class ObjectStore:
         self._sessions[key].until = self._clock() + self._lease
         return self._sessions[key]
 
-    def _hold(self, session: _Session, held: _Held) -> _Held:
-        if held.id not in session.objects and len(session.objects) >= MAX_OBJECTS:
+    def _hold(
+        self,
+        researcher: str,
+        session: _Session,
+        object_id: bytes,
+        expression: Expression,
+        spec: Spec,
+        name: str = "",
+        tags: tuple[str, ...] = (),
+    ) -> _Held:
+        session.let_go(object_id)
+        if len(session.objects) >= MAX_OBJECTS:
             raise Unavailable(f"this session holds {MAX_OBJECTS} objects here: let go of some pointers")
-        session.objects[held.id] = held
+        size = len(encode_expression(expression))
+        if size + sum(each.size for (who, _), each in self._sessions.items() if who == researcher) > MAX_BYTES:
+            raise Unavailable(f"this researcher's objects take {MAX_BYTES} bytes here: let go of some pointers")
+        held = _Held(object_id, expression, spec, self._is_public(expression), size, name, tags)
+        session.objects[object_id] = held
+        session.size += size
         return held
 
     @staticmethod
@@ -195,9 +225,9 @@ class ObjectStore:
     def _answer(self, researcher: str, session: _Session, request: AnyRequest, approvals: Approvals) -> Response:
         match request:
             case Search(query):
-                return self._search(session, query)
+                return self._search(researcher, session, query)
             case Operate():
-                return Made(self._operate(session, request).info())
+                return Made(self._operate(researcher, session, request).info())
             case Fetch(object_id):
                 return self._release(researcher, self._find(session, object_id), approvals)
             case Ask(object_id, reason):
@@ -208,20 +238,20 @@ class ObjectStore:
                 return self._mock(name)
             case Release(object_ids):
                 for object_id in object_ids:
-                    session.objects.pop(object_id, None)
+                    session.let_go(object_id)
                 return Done()
             case Renew():
                 return Done()
 
-    def _search(self, session: _Session, query: str) -> Found:
+    def _search(self, researcher: str, session: _Session, query: str) -> Found:
         found = [holding for _, holding in sorted(self._holdings().items()) if holding.matches(query)][:MAX_FOUND]
         objects = [
-            self._hold(session, _Held(self._entropy(16), registered(h.name), h.spec, h.public, h.name, h.tags))
+            self._hold(researcher, session, self._entropy(16), registered(h.name), h.spec, h.name, h.tags)
             for h in found
         ]
         return Found(tuple(held.info() for held in objects))
 
-    def _operate(self, session: _Session, request: Operate) -> _Held:
+    def _operate(self, researcher: str, session: _Session, request: Operate) -> _Held:
         expressions: list[Expression] = []
         specs: list[Spec] = []
         for operand in request.operands:
@@ -234,7 +264,7 @@ class ObjectStore:
                 specs.append(held.spec)
         expression = apply(request.function, request.arguments, expressions)
         spec = infer(request.function, request.arguments, specs)
-        return self._hold(session, _Held(self._entropy(16), expression, spec, self._is_public(expression)))
+        return self._hold(researcher, session, self._entropy(16), expression, spec)
 
     def _ask(self, researcher: str, held: _Held, reason: str, approvals: Approvals) -> Asked:
         asking = Asking(researcher, held.id, encode_expression(held.expression))
@@ -243,8 +273,20 @@ class ObjectStore:
             f"{researcher} asks to read the value of {describe(held.expression)}, {held.spec}, once. "
             f"Reason given: {words or 'none'}"
         )
+        self._wait(researcher, asking.digest(), approvals)
         recorded = approvals.submit(asking.digest(), "get", researcher, summary, asking.to_bytes())
         return Asked(asking.digest(), recorded.status)
+
+    def _wait(self, researcher: str, asked: str, approvals: Approvals) -> None:
+        """Note one more value that waits for people. Raises `Unavailable` where too many do."""
+        waiting = self._asked.setdefault(researcher, set())
+        if asked not in waiting and len(waiting) >= MAX_PENDING:
+            waiting.intersection_update([each for each in waiting if approvals.status(each) == "pending"])
+            if len(waiting) >= MAX_PENDING:
+                raise Unavailable(
+                    f"{MAX_PENDING} requests of this researcher wait for the owner's people: let them decide"
+                )
+        waiting.add(asked)
 
     def _claim(self, researcher: str, session: _Session, asked: str, approvals: Approvals) -> _Held:
         asking: Asking | None = None
@@ -256,7 +298,7 @@ class ObjectStore:
             raise PermissionDenied("no approved, unused request of yours has this digest: ask, and wait for the owner")
         expression = decode_expression(asking.expression)
         spec = infer_expression(expression, {name: holding.spec for name, holding in self._holdings().items()})
-        return self._hold(session, _Held(asking.object_id, expression, spec, self._is_public(expression)))
+        return self._hold(researcher, session, asking.object_id, expression, spec)
 
     def _is_public(self, expression: Expression) -> bool:
         holdings = self._holdings()

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import structlog
 
-from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, WrongRole
+from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, Unavailable, WrongRole
 from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import decode_job, job_digest
 from smpc_fl.nodes.home.config import OwnerConfig
@@ -23,17 +25,23 @@ from smpc_fl.nodes.ledger.datasets import publish_configured
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.nodes.node import Node, run_node
+from smpc_fl.nodes.owner_cadence import Cadence
+from smpc_fl.nodes.owner_commands import Commands
 from smpc_fl.nodes.owner_consent import Consent
-from smpc_fl.nodes.owner_data import Holdings
+from smpc_fl.nodes.owner_contributions import Contributions, Key
+from smpc_fl.nodes.owner_data import Holdings, tensors_of
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode
-from smpc_fl.protocols.commands import Computed, ComputeFailed, PeerUp, Received
-from smpc_fl.protocols.manifest import Expected, Rules
+from smpc_fl.protocols.commands import Computed, ComputeFailed, PeerUp, Received, Send
+from smpc_fl.protocols.manifest import Expected, Rules, subject_of
 from smpc_fl.protocols.messages import JobOffer, Manifest, Refusal, Relay, RoundClosed, RoundOffer, Signed
 from smpc_fl.protocols.owner import OwnerRound, State
+from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import Record
+from smpc_fl.protocols.releases import computation_of
 from smpc_fl.protocols.work import expected_of, purpose_of
 
 if TYPE_CHECKING:
@@ -41,9 +49,22 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
-Key = tuple[bytes, int]
 LEDGER_POLL = 0.5
 """Seconds between looks at whether the owner has decided (`smpc-fl requests approve` runs in another process)."""
+OPEN_ROUNDS = 256
+"""Rounds under way at once; each holds a vector or two."""
+WAITING, WAITING_BYTES = 256, 1 << 25
+"""One researcher's commands that wait for their turn."""
+
+
+@dataclass
+class _Giving:
+    """What a round under way is about to give: `offered`, digest of the data at the newest offer; `computed`, of those that
+    its integers were computed on, None if that was before a restart; `noted`, the manifest whose contribution is durable."""
+
+    offered: bytes = b""
+    computed: bytes | None = None
+    noted: bytes = b""
 
 
 class Owner(Node):
@@ -55,22 +76,26 @@ class Owner(Node):
         self._rounds: dict[Key, RoundShell] = {}
         self._dialers: dict[str, Dialer] = {}
         self._pending: set[bytes] = set()
-        self._last_sequence: dict[tuple[str, bytes], int] = {}
         self._store: ObjectStore | None = None
         self._ready = asyncio.Event()
+        self._offers = asyncio.Lock()
         self._computing = asyncio.Lock()
         self._answering = asyncio.Lock()
+        self._waiting: Counter[str] = Counter()
+        self._waiting_bytes: Counter[str] = Counter()
+        self._giving: dict[Key, _Giving] = {}
+        self._contributions = Contributions(self.journal)
+        self._cadence = Cadence(config.policy, self.journal)
+        self._commands = Commands(self.journal, time.time)
         self.ledger: Ledger
         self.holdings: Holdings
         self.consent: Consent
 
     async def open(self) -> None:
         """Durable reports are on their way again before the ledger is opened, and long before torch is imported."""
-        for stream in self.journal.streams("round/"):
+        for stream in self.journal.streams("round/", without={"Closed"}):
             run, round_number = stream.split("/")[1:]
-            shell = await self._begin((bytes.fromhex(run), int(round_number)))
-            if _machine(shell).state is State.CLOSED:
-                self._forget(shell)
+            await self._begin((bytes.fromhex(run), int(round_number)))
         await self.roster_changed()
         self.spawn(self._open_ledger())
 
@@ -181,26 +206,55 @@ class Owner(Node):
         assert isinstance(event.message, RoundOffer)
         try:
             manifest = decode(event.message.manifest.body, Manifest, peer=event.sender)
+            async with self._offers:  # one after another, so that each is held against those before it
+                await self._offered(event, manifest)
         except SmpcError as error:
-            await self._refuse_offer(event.sender, error)
-            return
-        shell = await self._begin((manifest.run, manifest.round))
-        machine = _machine(shell)
-        machine.party = self.party  # a new attempt goes by the roster as it stands now
-        machine.expected = await asyncio.to_thread(self._expected, manifest)
-        await shell.feed(event)
+            log.warning("offer refused", error=error.code, message=error.message)
+            await self.tell(event.sender, Refusal(error.code, error.message, "offer", subject_of(event.message)))
 
-    async def _refuse_offer(self, peer: str, error: SmpcError) -> None:
-        await self.tell(peer, Refusal(error.code, error.message, "offer"))
+    async def _offered(self, event: Received, manifest: Manifest) -> None:
+        key = manifest.run, manifest.round
+        if key not in self._rounds and len(self._rounds) >= OPEN_ROUNDS:
+            raise Unavailable(f"this owner has {OPEN_ROUNDS} rounds under way: end some of them", phase="offer")
+        shell = await self._begin(key)
+        machine = _machine(shell)
+        counted = None
+        try:
+            if machine.state is State.IDLE:
+                counted = await self._cadence.take(*key, manifest.purpose, time.time())
+            machine.party = self.party  # a new attempt goes by the roster as it stands now
+            machine.expected = await asyncio.to_thread(self._expected, manifest)
+            if machine.expected is not None:
+                earlier = self._earlier(computation_of(manifest), key)
+                machine.expected = replace(machine.expected, earlier=tuple(sorted(earlier, key=sorted)))
+            await shell.feed(event)
+        finally:
+            if (state := _machine(shell).state) is State.IDLE:
+                await self._cadence.give_back(counted)
+            if state in (State.IDLE, State.CLOSED):
+                self._forget(shell)
 
     def _expected(self, manifest: Manifest) -> Expected | None:
         """The approved job's reading of this round, or None: then the machine refuses."""
         try:
             start, payload = self.consent.approved_job(manifest.run, self.party)
-            return expected_of(payload, decode_job(payload), manifest.round, start.cohort)
+            job = decode_job(payload)
+            used = tensors_of(job, purpose_of(job, manifest.round))
+            self._giving[manifest.run, manifest.round].offered = self.holdings.digest(used)
+            return expected_of(payload, job, manifest.round, start.cohort)
         except SmpcError as error:
             log.warning("no approved job", run=manifest.run.hex(), error=error.code, message=error.message)
             return None
+
+    def _earlier(self, computation: bytes, but: Key) -> set[frozenset[str]]:
+        """The cohorts with which this owner has given a computation over these data, or may still, in rounds under way."""
+        cohorts = self._contributions.earlier(computation, self._giving[but].offered, but)
+        for key, shell in self._rounds.items():
+            machine = _machine(shell)
+            over = machine.state in (State.IDLE, State.REFUSED, State.CLOSED)
+            if key != but and not over and machine.manifest and computation_of(machine.manifest) == computation:
+                cohorts.add(frozenset(machine.manifest.cohort))
+        return cohorts
 
     async def _begin(self, key: Key) -> RoundShell:
         if key not in self._rounds:
@@ -220,28 +274,49 @@ class Owner(Node):
                 self.spawn(self._compute(key, model))
 
             def sent(count: int) -> None:
-                _machine(self._rounds[key]).uploaded += count
+                _machine(shell).uploaded += count
+
+            async def send(command: Send) -> int:
+                if command.to != coordinator:
+                    await self._give(key)
+                return await self.send(command)
 
             shell = RoundShell(
                 stream=f"round/{key[0].hex()}/{key[1]}",
                 journal=self.journal,
                 build=build,
-                send=self.send,
+                send=send,
                 finished=finished,
                 compute=compute,
                 sent=sent,
             )
-            self._rounds[key] = shell
+            self._rounds[key], self._giving[key] = shell, _Giving()
             await shell.start()
+            return shell  # which may have come to its end by now
         return self._rounds[key]
 
     def _forget(self, shell: RoundShell) -> None:
         shell.close()
-        self._rounds.pop(_machine(shell).key, None)
+        for kept in (self._rounds, self._giving):
+            kept.pop(_machine(shell).key, None)
+
+    async def _give(self, key: Key) -> None:
+        """The contribution of the newest attempt is durable: from now on a report may leave. Raises `Unavailable`."""
+        giving, shell = self._giving.get(key), self._rounds.get(key)
+        machine = _machine(shell) if shell else None
+        if giving is None or machine is None or machine.manifest is None:
+            raise Unavailable("the round was closed")
+        if giving.noted == machine.manifest_hash:
+            return
+        hash_, computation, cohort = machine.manifest_hash, computation_of(machine.manifest), machine.manifest.cohort
+        await self._contributions.note(computation, giving.computed, key, cohort, self._rounds.keys())
+        if self._rounds.get(key) is not shell:
+            raise Unavailable("the round was closed")  # it pledges nothing any more: others may have been taken on
+        giving.noted = hash_
 
     async def _compute(self, key: Key, model: Buffer) -> None:
         """Run the approved bytes on the private tensors, in a thread; one at a time."""
-        shell = self._rounds[key]
+        shell, giving = self._rounds[key], self._giving[key]
         run, round_number = key
         began = time.monotonic()
         log.info("computing", run=run.hex(), round=round_number)
@@ -250,11 +325,14 @@ class Owner(Node):
             if (manifest := _machine(shell).manifest) is None or job_digest(payload) != manifest.job_digest:
                 raise JobNotApproved("the round's manifest is of another job than the run", phase="offer")
             job = decode_job(payload)
+            purpose = purpose_of(job, round_number)
             async with self._computing:
-                vector = await asyncio.to_thread(
-                    self.holdings.vector, job, purpose_of(job, round_number), round_number, model,
-                    owner=self.id, cohort=sorted(start.cohort),
-                )  # fmt: skip
+                vector, data = await asyncio.to_thread(
+                    self.holdings.vector, job, purpose, round_number, model, owner=self.id, cohort=sorted(start.cohort)
+                )
+            if data != giving.offered:
+                raise Unavailable("this owner's data changed while it computed: try again")
+            giving.computed = data
         except SmpcError as error:
             await shell.feed(ComputeFailed(error))
         except Exception as error:
@@ -269,17 +347,38 @@ class Owner(Node):
     # --- pointers ---
 
     async def _command(self, coordinator: str, inner: Signed) -> None:
+        """Whatever happens, its researcher hears of it; but for a command that came before, whose answer has gone out."""
         await self._ready.wait()
         party = self.party
-        command = relay.accept(party, inner)
-        place = (inner.sender, command.session)
-        if command.sequence <= self._last_sequence.get(place, -1):
-            raise MalformedMessage("a command that came before, or out of order", peer=inner.sender, phase="pointer")
-        self._last_sequence[place] = command.sequence
-        async with self._answering:
-            response = await asyncio.to_thread(self._respond, inner.sender, command.session, command.request)
-        signed = relay.answer(party, inner, command, response, self.entropy)
-        await self.tell(coordinator, Relay(inner.sender, signed))
+        try:
+            answer = await self._answer(party, inner)
+        except SmpcError as error:
+            log.warning("command refused", peer=inner.sender, error=error.code, message=error.message)
+            answer = relay.refuse(party, inner, error)
+        except Exception as error:
+            report_bug(error, "in a command")
+            failure = InternalError(f"this owner's node failed ({type(error).__name__}): see its log")
+            answer = relay.refuse(party, inner, failure)
+        if answer is not None:
+            await self.tell(coordinator, Relay(inner.sender, answer))
+
+    async def _answer(self, party: Party, inner: Signed) -> Signed | None:
+        taken, who, size = relay.accept(party, inner, self.entropy), inner.sender, len(inner.body)
+        if self._waiting[who] >= WAITING or self._waiting_bytes[who] + size > WAITING_BYTES:
+            raise Unavailable("too many commands of this researcher wait here: send fewer at once", phase=relay.PHASE)
+        self._waiting[who] += 1
+        self._waiting_bytes[who] += size
+        try:
+            async with self._answering:
+                command = taken.command
+                if not await self._commands.take(who, command.session, command.sequence):
+                    log.warning("a command that came before, or out of order", peer=who)
+                    return None
+                response = await asyncio.to_thread(self._respond, who, command.session, command.request)
+        finally:
+            self._waiting[who] -= 1
+            self._waiting_bytes[who] -= size
+        return taken.answer(response)
 
     def _respond(self, researcher: str, session: bytes, request: bytes) -> bytes:
         if self._store is None:

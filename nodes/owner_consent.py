@@ -2,7 +2,8 @@
 
 Nothing is decided by the coordinator's word: the job's bytes are the ones that the researcher signed, the digest is made
 here, and the ledger's approval is of that digest. Weightings and cohorts of secure aggregates are remembered, because
-several of them over one dataset can be subtracted from each other.
+several of them over one dataset can be subtracted from each other. What a person has approved of a training is the owners
+that its summary named as well: it goes on over fewer of them, and not over others.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from smpc_fl.errors import (
     JobNotApproved,
     ManifestRefused,
     SmpcError,
+    Unavailable,
     WrongRole,
 )
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, encode_job, job_digest
@@ -33,6 +35,10 @@ from smpc_fl.protocols.party import Party
 
 HISTORY = "aggregates"
 """Journal stream of the aggregates that this owner's tensors have gone into."""
+
+
+MAX_PENDING = 256
+"""Requests of one researcher that wait for the owner's people."""
 
 
 class Past(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -60,6 +66,7 @@ class Consent:
                 raise ManifestRefused("the job was signed for another run", peer=signed.sender, phase="job")
             job = decode_job(start.job)
             async with self._deciding:  # one after another, so that each is held against those before it
+                await self._bind(job, start)
                 # In a thread: Syft's folders take their time, and links must not wait.
                 await asyncio.to_thread(self._submit, job, start, signed.sender)
                 await self._name(run, signed)
@@ -75,6 +82,25 @@ class Consent:
             await self._journal.put(f"job/{run.hex()}", encode(signed))
         elif known != signed:
             raise ManifestRefused("another job was offered under this run's id: begin a new run", phase="job")
+
+    async def _bind(self, job: Job, start: StartRun) -> None:
+        """A training's digest does not cover its owners; whoever decided read their names. Raises `JobNotApproved`."""
+        if not isinstance(job, TrainJob):
+            return
+        digest = job_digest(start.job).hex()
+        key = f"consent/{digest}"
+        named = self._journal.get(key)
+        if named is None or await asyncio.to_thread(self._ledger.request, digest) is None:
+            # Before the ledger has it: nobody can have decided yet.
+            await self._journal.put(key, msgspec.msgpack.encode(sorted(start.cohort)))
+        elif self._policy.approve == "ask" and not set(start.cohort) <= set(
+            msgspec.msgpack.decode(named, type=list[str])
+        ):
+            raise JobNotApproved(
+                "this owner was asked for this very training with other owners, and a decision holds for those that it "
+                "named: change the job (its seed, say) to ask anew",
+                phase="job",
+            )
 
     def _submit(self, job: Job, start: StartRun, researcher: str) -> None:
         """Policy first, then the ledger; automatic approval where the policy says so."""
@@ -96,6 +122,15 @@ class Consent:
                 # The digest does not cover the owners: what was approved is what its reader was told.
                 raise IsolationRefused(
                     f"{warning}; this very job was asked for over other owners: change it (its tolerance, say) to ask anew",
+                    phase="job",
+                )
+        if self._policy.approve == "ask" and self._ledger.request(digest) is None:
+            waiting = [
+                each for each in self._ledger.requests() if (each.researcher, each.status) == (researcher, "pending")
+            ]
+            if len(waiting) >= MAX_PENDING:
+                raise Unavailable(
+                    f"{MAX_PENDING} requests of this researcher wait for this owner's people: let them decide",
                     phase="job",
                 )
         kind = "train" if isinstance(job, TrainJob) else "aggregate"
@@ -184,6 +219,7 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
         lines += [
             f"Train a model on {job.inputs} and {job.targets} by {strategy}, at most {job.rounds} rounds, "
             f"with {len(start.cohort)} owners ({', '.join(sorted(start.cohort))}).",
+            "A yes holds for these owners or fewer of them (at least k_min), as often as this very job is run.",
             f"Local: {job.local.epochs} epochs of {job.local.optimizer}, batches of {job.local.batch_size}, "
             f"lr {job.local.lr:g}. Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
             f"weights: {job.strategy.weights}. Noise for differential privacy: none.",

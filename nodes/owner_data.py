@@ -6,14 +6,16 @@ imported at the first job or command, not before: a restarted owner first says a
 
 from __future__ import annotations
 
+import hashlib
+from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch
-from smpc_fl.hashing import Buffer
+from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable
+from smpc_fl.hashing import Buffer, digest
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
 from smpc_fl.learning.update import SecureVector, assemble
 from smpc_fl.nodes.ledger.base import Ledger
@@ -37,6 +39,7 @@ class Holdings:
         self._ledger = ledger
         self._where: dict[str, tuple[str, str]] = {}
         self._loaded: dict[str, dict[str, Array]] = {}
+        self._digests: dict[str, bytes] = {}
         self.refresh()
 
     def refresh(self) -> None:
@@ -52,7 +55,7 @@ class Holdings:
             for dataset in datasets
             for tensor in dataset.tensors
         }
-        self._loaded = {}  # a dataset may have been replaced under its name
+        self._loaded, self._digests = {}, {}  # a dataset may have been replaced under its name
 
     @property
     def names(self) -> list[str]:
@@ -87,6 +90,18 @@ class Holdings:
         if dataset not in self._loaded:
             self._loaded[dataset] = self._ledger.load_private(dataset)
         return self._loaded[dataset][tensor]
+
+    def digest(self, tensors: Iterable[str]) -> bytes:
+        """32 bytes that name what is in these tensors now: a secret, because data that can be guessed can be tried. Takes
+        about a second for a gigabyte, once."""
+        digests = self._digests
+        for name in (used := sorted(set(tensors))):
+            if name not in digests:
+                array = np.ascontiguousarray(self.array(name))
+                # SHA-256 over the bytes, as for models: processors have instructions for it.
+                content = hashlib.sha256(array.reshape(-1).view(np.uint8).data).digest()
+                digests[name] = digest("smpc-fl/1 tensor", array.dtype.str.encode(), str(array.shape).encode(), content)
+        return digest("smpc-fl/1 data", *(part for name in used for part in (name.encode(), digests[name])))
 
     def _mock(self, name: str) -> torch.Tensor:
         import torch
@@ -123,8 +138,19 @@ class Holdings:
 
     def vector(
         self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
+    ) -> tuple[SecureVector, bytes]:
+        """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded; and the digest
+        of the data that it was computed on. Raises `Unavailable` if they changed meanwhile."""
+        used = tensors_of(job, purpose)
+        data = self.digest(used)
+        vector = self._vector(job, purpose, round_number, model, owner=owner, cohort=cohort)
+        if self.digest(used) != data:
+            raise Unavailable("this owner's data changed while it computed: try again")
+        return vector, data
+
+    def _vector(
+        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
     ) -> SecureVector:
-        """This owner's secure vector for one round: computed, and to be clipped and weighed as it is encoded."""
         work = work_of(job, purpose)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)
@@ -175,6 +201,15 @@ class Holdings:
             return value, 1
         counted_group(expression, self._leaves())
         return value, max(len(self.array(name)) for name in used)
+
+
+def tensors_of(job: Job, purpose: Purpose) -> Iterable[str]:
+    """The names of the tensors that a round of this job reads."""
+    if isinstance(job, AggregateJob):
+        return names(decode_expression(job.expression))
+    if purpose == "evaluate" and job.evaluation is not None and job.evaluation.inputs:
+        return {job.evaluation.inputs, job.evaluation.targets}
+    return {job.inputs, job.targets}
 
 
 @lru_cache(maxsize=4)

@@ -11,7 +11,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 import torch
-from hostile_world import COHORT, OWNER, Hostile
+from hostile_world import COHORT, OWNER, Hostile, session
 
 from smpc_fl.errors import (
     BadInput,
@@ -53,7 +53,7 @@ from smpc_fl.pointers.session import (
     encode_request,
 )
 from smpc_fl.protocols import relay
-from smpc_fl.protocols.messages import Command, JobAnswer, JobOffer, Relay, Signed, StartRun
+from smpc_fl.protocols.messages import Command, JobAnswer, JobOffer, Refusal, Relay, Signed, StartRun, StatusRequest
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -115,7 +115,7 @@ async def test_objects_are_their_sessions_own(world: Hostile) -> None:
     x = await found(world)
     texts = [
         await refused(world, Fetch(x.id), PermissionDenied, by="rival"),
-        await refused(world, Fetch(x.id), PermissionDenied, session=os.urandom(16)),
+        await refused(world, Fetch(x.id), PermissionDenied, session=session()),
         await refused(world, Fetch(os.urandom(16)), PermissionDenied),
         await refused(world, Operate("neg", (Object(x.id),), (Ref(0),)), PermissionDenied, by="rival"),
         await refused(world, Ask(x.id, "mine"), PermissionDenied, by="rival"),
@@ -258,19 +258,26 @@ async def test_bytes_that_are_no_request_are_refused(world: Hostile) -> None:
 async def test_only_researchers_command_and_only_this_owner(world: Hostile) -> None:
     def command(by: str, owner: str = OWNER) -> Signed:
         request = encode_request(Search("x"))
-        return relay.ask(world.disk.party(by), owner, os.urandom(16), 1, request, os.urandom).signed
+        return relay.ask(world.disk.party(by), owner, session(), 1, request, os.urandom).signed
 
     good = command("researcher")
-    for envelope in (
-        command("bob"),
-        command("coordinator"),
-        command("aggregator-1"),
-        command("researcher", "bob"),
-        msgspec.structs.replace(good, sender="rival"),
-        msgspec.structs.replace(good, signature=bytes(64)),
-        world.disk.party("researcher").sign(unanswerable(bytes(16), 1)),
+    for envelope, kind in (
+        (command("bob"), "WrongRole"),
+        (command("coordinator"), "WrongRole"),
+        (command("aggregator-1"), "WrongRole"),
+        (command("researcher", "bob"), "WrongRole"),
+        (msgspec.structs.replace(command("rival"), sender="researcher"), "BadSignature"),
+        (msgspec.structs.replace(good, sender="nobody"), "UnknownMember"),
+        (msgspec.structs.replace(good, signature=bytes(64)), "BadSignature"),
+        (world.disk.party("researcher").sign(unanswerable(session(), 1)), "MalformedMessage"),
+        (world.disk.party("researcher").sign(StatusRequest()), "MalformedMessage"),
     ):
-        assert await world.silence(envelope) == []
+        [answer] = await world.said_to(envelope)
+        assert isinstance(answer, Relay)
+        assert answer.to == envelope.sender
+        refused = world.disk.party("researcher").open(answer.inner, Refusal, "owner", phase="pointer")
+        assert refused.code == kind
+        tells_nothing(refused.text)
     since = len(world.heard["coordinator"])
     await world.say("coordinator", OWNER, Relay("bob", good))
     with pytest.raises(BadInput, match="another owner"):
@@ -283,17 +290,17 @@ def unanswerable(session: bytes, sequence: int) -> Command:
 
 
 async def test_a_command_works_once(world: Hostile) -> None:
-    party, session = world.disk.party("researcher"), os.urandom(16)
+    party, mine = world.disk.party("researcher"), session()
 
     def command(sequence: int) -> Signed:
-        return relay.ask(party, OWNER, session, sequence, encode_request(Search("x")), os.urandom).signed
+        return relay.ask(party, OWNER, mine, sequence, encode_request(Search("x")), os.urandom).signed
 
     first, second = command(5), command(6)
-    assert len(await world.silence(first)) == 1
-    assert await world.silence(first) == []
-    assert len(await world.silence(second)) == 1
+    assert len(await world.said_to(first)) == 1
+    assert await world.said_to(first) == []
+    assert len(await world.said_to(second)) == 1
     for late in (first, second, command(5), command(0)):
-        assert await world.silence(late) == []
+        assert await world.said_to(late) == []
 
 
 async def test_an_answer_is_read_by_who_asked_alone(world: Hostile) -> None:
@@ -305,7 +312,7 @@ async def test_an_answer_is_read_by_who_asked_alone(world: Hostile) -> None:
     assert b"float32" not in message.inner.body
     other = relay.ask(world.disk.party("researcher"), OWNER, world.session, 1, b"", os.urandom)
     with pytest.raises(SmpcError):
-        other.open(message.inner, world.disk.party("researcher"))
+        other.read(message.inner, world.disk.party("researcher"))
 
 
 # --- aggregates by crafted jobs ---

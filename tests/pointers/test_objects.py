@@ -188,6 +188,41 @@ def test_limits(monkeypatch: pytest.MonkeyPatch) -> None:
     assert len(made.stores["bob"]) == 1
 
 
+def test_a_researchers_objects_take_so_many_bytes_in_all_sessions(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = three()
+    wide = Literal("float32", (2500,), bytes(10_000))
+
+    def hold(session: bytes | None = None) -> bytes:
+        response = made.raw("alice", Operate("neg", (wide,), (Ref(0),)), session=session)
+        assert isinstance(response, Made)
+        return response.object.id
+
+    monkeypatch.setattr(objects, "MAX_BYTES", 31_000)
+    first = hold()
+    hold()
+    hold(EVE)
+    for session in (None, EVE, bytes(16)):
+        with pytest.raises(Unavailable, match="31000 bytes"):
+            hold(session)
+    made.raw("alice", Operate("neg", (wide,), (Ref(0),)), researcher="eve")
+    made.raw("alice", Release((first, first)))
+    hold()
+    with pytest.raises(Unavailable):
+        hold()
+
+
+def test_so_many_values_wait_for_the_owners_people(monkeypatch: pytest.MonkeyPatch) -> None:
+    made = three()
+    monkeypatch.setattr(objects, "MAX_PENDING", 2)
+    first, second, third = (found(made) for _ in range(3))
+    for mine in (first, second, first):
+        made.raw("alice", Ask(mine, ""))
+    with pytest.raises(Unavailable, match="2 requests"):
+        made.raw("alice", Ask(third, ""))
+    made.books["alice"].decide("rejected")
+    made.raw("alice", Ask(third, ""))
+
+
 def test_large_values_do_not_leave_in_one_piece() -> None:
     made = three()
     made.registered["alice"]["x"] = holding("x", torch.zeros(MAX_VALUE // 4 + 1), public=True)
