@@ -19,7 +19,15 @@ from typing import Any
 import structlog
 
 from smpc_fl.entropy import Entropy
-from smpc_fl.errors import BadSignature, MalformedMessage, SmpcError, Unavailable
+from smpc_fl.errors import (
+    BadSignature,
+    LimitExceeded,
+    MalformedMessage,
+    PeerMisbehaviour,
+    SmpcError,
+    Unavailable,
+    WrongRole,
+)
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes import faults
 from smpc_fl.nodes.hardening import harden_node
@@ -30,10 +38,13 @@ from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
 from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.nodes.metrics import NodeMetrics
-from smpc_fl.nodes.net.attachment import Sink, abandon
-from smpc_fl.nodes.net.link import Link
+from smpc_fl.nodes.net import sizes
+from smpc_fl.nodes.net.attachment import Collected, Sink, abandon
+from smpc_fl.nodes.net.link import POLICY, Link
+from smpc_fl.nodes.net.pace import CONNECTING, REFUSED, Paces, cost_of
 from smpc_fl.nodes.net.peers import Peers
 from smpc_fl.nodes.net.pump import pump, report_bug
+from smpc_fl.nodes.net.room import Room
 from smpc_fl.nodes.own_keys import OwnKeys
 from smpc_fl.protocols.codec import decode_message, verify
 from smpc_fl.protocols.commands import Received, Send
@@ -42,6 +53,9 @@ from smpc_fl.protocols.messages import Message, Refusal, RosterOffer, Signed
 from smpc_fl.protocols.party import Party
 
 log = structlog.get_logger()
+
+MOST_PATIENCE = 10.0
+"""Seconds that a message waits because its sender has said too much before: less than a ping's, or it would be dropped."""
 
 
 class Node:
@@ -57,6 +71,9 @@ class Node:
         self.journal = Journal.open(self.home / "journal.db")
         self.metrics = NodeMetrics(config.id, self.role)
         self.peers = Peers(on_up=self._link_up, on_down=self._link_down)
+        self.limits = config.limits.limits()
+        self.room = Room(self.limits.collected, self.limits)
+        self.paces = Paces(self.limits)
         self.listen_fd: int | None = None
         self.with_parent = False
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -117,38 +134,88 @@ class Node:
             counted = link.bytes_received
             await self._incoming(link, signed, attachment)
 
+        link.sizes, link.room = self._sizes(link.role), self.room
+        if self.paces.of(link.peer).owed > MOST_PATIENCE:
+            self._cut_off(link, LimitExceeded("too many connections and messages: come back later", peer=link.peer))
+            await link.close("too many connections and messages: come back later", code=POLICY)
+            return
+        self.paces.of(link.peer).spend(CONNECTING)
         self.peers.add(link)
         try:
-            await pump(link, incoming, open_sink=self.open_sink, on_refused=self._refuse)
+            error = await pump(link, incoming, open_sink=self.open_sink, on_refused=self._refuse)
         finally:
             self.peers.remove(link)
+        if isinstance(error, PeerMisbehaviour | LimitExceeded):
+            self._cut_off(link, error)
+
+    def _cut_off(self, link: Link, error: SmpcError) -> None:
+        """A peer broke the format or a limit, and has been told by the connection's closing."""
+        log.warning("cut off", peer=link.peer, error=error.code, message=error.message)
+        self.metrics.refused(error.code)
+
+    def _sizes(self, role: str) -> sizes.Sizes:
+        """What a member of this role may say to us, and how long, by the roster as it stands."""
+
+        def most(kind: str) -> int:
+            current = self.members.current
+            return sizes.allowed(role, self.role, len(current.members), len(current.aggregators)).get(kind, 0)
+
+        return most
+
+    async def _in_time(self, link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
+        """Wait before a message of a peer that says too much is looked at: it is read more slowly, and nobody else is."""
+        pace = self.paces.of(link.peer)
+        pace.spend(cost_of(signed, attachment))
+        if pace.owed <= 0.0:
+            return
+        if pace.tell():
+            self._cut_off(link, LimitExceeded("it says too much: it is read more slowly from now on", peer=link.peer))
+            await self.tell(link.peer, Refusal(LimitExceeded.__name__, "too many messages: they are read more slowly"))
+        await asyncio.sleep(min(pace.owed, MOST_PATIENCE))
 
     async def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
-        """Where a long attachment goes (`net.attachment.Accept`); None: into memory."""
-        return None
+        """Where a long attachment goes (`net.attachment.Accept`): into memory, once there is some."""
+        message = self._verified(link, signed)
+        if type(message).__name__ not in sizes.ATTACHED:
+            raise MalformedMessage(f"nothing of {size} bytes comes with a {type(message).__name__}", peer=link.peer)
+        return Collected(await self.room.begin(size, link.cut))
 
     async def _incoming(self, link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
         try:
+            await self._in_time(link, signed, attachment)
             message = self._verified(link, signed)
-        except SmpcError:
+        except BaseException:
             abandon(attachment)
             raise
-        if isinstance(message, RosterOffer):
-            await self.offered_roster(message.roster)
+        if not isinstance(attachment, Collected):
+            await self._handle(link, Received(link.peer, message, signed, attachment))
             return
-        await self.handle(link, Received(link.peer, message, signed, attachment))
+        try:
+            await self._handle(link, Received(link.peer, message, signed, attachment.data))
+        finally:
+            attachment.close()
+
+    async def _handle(self, link: Link, event: Received) -> None:
+        if isinstance(event.message, RosterOffer):
+            await self.offered_roster(event.message.roster)
+        else:
+            await self.handle(link, event)
 
     def _verified(self, link: Link, signed: Signed) -> Message:
         if signed.sender != link.peer:
             raise BadSignature(
                 "a message in another member's name; relayed statements travel inside messages", peer=link.peer
             )
+        kind = sizes.type_of(signed.body)  # before the signature is: that costs more
+        if link.sizes is not None and not link.sizes(kind):
+            raise WrongRole(f"{link.role} nodes say nothing of that type to {self.role} nodes", peer=link.peer)
         return verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
 
     async def _refuse(self, link: Link, error: SmpcError, signed: Signed | None) -> None:
         """Answer a message that was refused: why, and what it was about."""
         log.warning("refused", peer=link.peer, error=error.code, message=error.message)
         self.metrics.refused(error.code)
+        self.paces.of(link.peer).spend(REFUSED)
         about = b""
         if signed is not None and signed.sender == link.peer:
             with contextlib.suppress(SmpcError):

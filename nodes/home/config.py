@@ -17,6 +17,7 @@ from msgspec import Meta
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.jobs import RingBits
+from smpc_fl.nodes.home.limits_table import LimitsTable
 from smpc_fl.nodes.home.toml_text import description_of, struct_to_toml
 from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS, check_listen
 
@@ -72,6 +73,9 @@ class _Node(_Table, frozen=True, kw_only=True, tag_field="role"):
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines that are written.")
     ] = "info"
     tls: Annotated[Tls, Meta(description="Certificates for wss://. Paths to PEM files.")] = Tls()
+    limits: Annotated[
+        LimitsTable, Meta(description="What this node bears of its peers, before it slows them down or cuts them off.")
+    ] = LimitsTable()
 
     @property
     def federation(self) -> PublicIdentity:

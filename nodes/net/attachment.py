@@ -13,6 +13,7 @@ from typing import Protocol
 import numpy as np
 
 from smpc_fl.errors import MalformedMessage, SmpcError, Unavailable
+from smpc_fl.nodes.net.room import Place
 from smpc_fl.protocols.messages import Signed
 
 
@@ -37,6 +38,27 @@ def abandon(sink: object) -> None:
     tell = getattr(sink, "abandoned", None)
     if tell is not None:
         tell()
+
+
+class Collected:
+    """A sink: all of it, in memory that has a place. `data` is whole when the message comes; `close` ends its place."""
+
+    def __init__(self, place: Place) -> None:
+        self._place = place
+        # Not a bytearray: that is cleared before it is filled, and NumPy asks the system for large pages.
+        self.data = np.empty(place.size, np.uint8).data
+        self._taken = 0
+
+    def __call__(self, piece: memoryview) -> None:
+        begin, self._taken = self._taken, self._taken + len(piece)
+        self.data[begin : self._taken] = piece
+
+    def abandoned(self) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Whoever has the data counts it from now on. Idempotent."""
+        self._place.end()
 
 
 class Attachment:

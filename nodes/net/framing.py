@@ -23,7 +23,7 @@ from typing import NamedTuple
 from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.net.session import TAG, Session
-from smpc_fl.nodes.net.sizes import HEAD, SMALL, type_in
+from smpc_fl.nodes.net.sizes import HEAD, SMALL, Sizes, type_in
 from smpc_fl.protocols.codec import MAX_BODY, decode_signed
 from smpc_fl.protocols.messages import Signed
 
@@ -40,8 +40,6 @@ MAX_ENVELOPE = MAX_BODY
 
 _LENGTHS = struct.Struct(">BIQ")
 
-Sizes = Callable[[str], int]
-"""Bytes of the longest envelope around a message of this type that the peer may send; 0: it may send none."""
 Rest = Callable[[int], Awaitable[None]]
 """Told of a message of so many bytes that is not all in its first fragment; waits until there is memory for it."""
 More = Callable[[], Awaitable[bytes | None]]

@@ -59,6 +59,11 @@ class Limits:
     slowest: int = 64 << 10
     """Bytes a second below which an upload is cut off while others wait for its room, after `stall` seconds of grace."""
 
+    runs: int = 64
+    """Runs of one researcher that have not ended, at a coordinator."""
+    free_disk: int = 256 << 20
+    """Bytes that a new run leaves free on the coordinator's disk, its first model counted."""
+
     @property
     def door(self) -> float:
         """Seconds from the first packet on until a peer has proved who it is, all in all."""

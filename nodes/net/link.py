@@ -31,10 +31,11 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.net import framing
 from smpc_fl.nodes.net.attachment import Accept, Attachment, Sink
-from smpc_fl.nodes.net.framing import INLINE, LEAF, MAX_ENVELOPE, PIECE, Incoming, Kind, Sizes, frame_size
+from smpc_fl.nodes.net.framing import INLINE, LEAF, MAX_ENVELOPE, PIECE, Incoming, Kind, frame_size
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.nodes.net.room import LARGE, Place, Room
 from smpc_fl.nodes.net.session import TAG, Session
+from smpc_fl.nodes.net.sizes import Sizes
 from smpc_fl.nodes.net.writer import Writer
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.messages import Signed

@@ -37,6 +37,7 @@ class Peers:
         self._on_up = on_up
         self._on_down = on_down
         self._closing: set[asyncio.Task[None]] = set()
+        self._replaced: dict[str, Link] = {}  # the last one of each member, while its goodbye is waited for
         self._changed = asyncio.Event()
 
     def __contains__(self, member: str) -> bool:
@@ -66,7 +67,7 @@ class Peers:
         links.append(link)
         for older in links[: -(SESSIONS if link.role == "researcher" else 1)]:
             links.remove(older)
-            self._close(older, "replaced by a newer connection")
+            self._replace(older)
         self._notify()
         self._on_up(link)
 
@@ -124,10 +125,24 @@ class Peers:
         if self._closing:
             await asyncio.wait(self._closing)
 
-    def _close(self, link: Link, reason: str, code: int = 1000) -> None:
+    def _replace(self, link: Link) -> None:
+        """Say goodbye to a link, and wait for no other one of the same member: each holds memory and a socket."""
+        before = self._replaced.get(link.peer)
+        if before is not None:
+            before.abort()
+        self._replaced[link.peer] = link
+
+        def forget(task: object) -> None:
+            if self._replaced.get(link.peer) is link:
+                del self._replaced[link.peer]
+
+        self._close(link, "replaced by a newer connection").add_done_callback(forget)
+
+    def _close(self, link: Link, reason: str, code: int = 1000) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(link.close(reason, code=code))
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
     def _notify(self) -> None:
         # Whoever waits is woken once, looks, and waits on the next event.

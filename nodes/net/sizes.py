@@ -8,6 +8,7 @@ length before the envelope has arrived; decoding then holds every field to its o
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 
 import msgspec
@@ -64,6 +65,8 @@ MOST_ATTEMPTS = 100
 NEWER = 1024
 """Members more than we know of: the sender's roster may be newer than ours."""
 
+Sizes = Callable[[str], int]
+"""Bytes of the longest envelope around a message of this type that a peer may send; 0: it may send none."""
 Says = dict[tuple[str, str], tuple[type[Message], ...]]
 
 SAYS: Says = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Collection, Mapping
 from typing import TYPE_CHECKING
 
@@ -10,6 +11,7 @@ import structlog
 from smpc_fl.errors import SmpcError
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig
 from smpc_fl.nodes.net.addresses import parse_listen
+from smpc_fl.nodes.net.budget import Budget
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.handshake import LocalMember
 from smpc_fl.nodes.net.server import Handler, Listener, listening_socket, serve
@@ -19,6 +21,9 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.node import Node
 
 log = structlog.get_logger()
+
+REFUSED_LINES = (0.2, 50.0)
+"""Lines of the log about refused connections, a second and at once: whoever can connect could fill the disk with them."""
 
 
 async def listen(
@@ -31,9 +36,18 @@ async def listen(
     """Listen as the config says, or on the socket that a parent process handed down (`node.listen_fd`)."""
     host, port = parse_listen(config.listen)
 
+    lines, untold = Budget(*REFUSED_LINES, time.monotonic()), 0
+
     def refused(error: SmpcError) -> None:
-        log.warning("connection refused", error=error.code, message=error.message)
+        nonlocal untold
         node.metrics.refused(error.code)
+        if not lines.ask(1.0, time.monotonic()):
+            untold += 1
+            return
+        log.warning(
+            "connection refused", error=error.code, message=error.message, **({"untold": untold} if untold else {})
+        )
+        untold = 0
 
     return await serve(
         node.converse,
@@ -43,6 +57,7 @@ async def listen(
         ssl=listen_tls(config),
         pages=node.metrics.pages(status),
         on_refused=refused,
+        limits=config.limits.limits(),
     )
 
 
@@ -56,6 +71,8 @@ def dial(config: NodeConfig, me: LocalMember, peer: str, address: str, handler: 
             last = error.message
             log.warning("cannot connect", peer=peer, error=error.code, message=error.message)
 
-    dialer = Dialer(address, peer, me, handler, ssl=dial_tls(config, address), on_failed=failed)
+    dialer = Dialer(
+        address, peer, me, handler, ssl=dial_tls(config, address), limits=config.limits.limits(), on_failed=failed
+    )
     dialer.start()
     return dialer

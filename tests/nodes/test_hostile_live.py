@@ -285,7 +285,7 @@ async def test_nobody_speaks_in_anothers_name(world: Hostile) -> None:
     with pytest.raises(BadSignature):
         await world.answer("bob", Endorsement, since)
     since = len(world.heard["bob"])
-    forged = msgspec.structs.replace(world.disk.party("bob").sign(FreezeRequest(bytes(32))), signature=bytes(64))
+    forged = msgspec.structs.replace(world.disk.party("bob").sign(Refusal("Unavailable", "")), signature=bytes(64))
     await world.links["bob", AGGREGATOR].send(forged)
     with pytest.raises(BadSignature):
         await world.answer("bob", Endorsement, since)
