@@ -88,9 +88,10 @@ def messages(passed: list[Frame]) -> Iterator[Said]:
         whole, parts = b"".join(parts), []
         match Kind(whole[0]):
             case Kind.MESSAGE | Kind.ANNOUNCEMENT as kind:
-                _, length, _ = _LENGTHS.unpack_from(whole)
-                end = _LENGTHS.size + length
-                signed = codec.decode_signed(whole[_LENGTHS.size : end])
+                _, length, size = _LENGTHS.unpack_from(whole)
+                # Between the lengths and the envelope stands the connection's tag, once there is one.
+                end = len(whole) - (size if kind is Kind.MESSAGE else 0)
+                signed = codec.decode_signed(whole[end - length : end])
                 said = Said(signed, codec.decode_message(signed.body), whole[end:])
                 if kind is Kind.MESSAGE:
                     yield said
