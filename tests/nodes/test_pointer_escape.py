@@ -37,12 +37,14 @@ from smpc_fl.pointers.lineage import (
     encode_expression,
 )
 from smpc_fl.pointers.session import (
+    AnyRequest,
     Ask,
     Asked,
     Claim,
     Fetch,
     Found,
     Made,
+    Mock,
     Object,
     ObjectInfo,
     Operate,
@@ -253,6 +255,24 @@ async def test_bytes_that_are_no_request_are_refused(world: Hostile) -> None:
 
 
 # --- envelopes ---
+
+
+ANYTHING: list[AnyRequest] = [
+    Search(""), Operate("neg", (Object(bytes(16)),), (Ref(0),)), Fetch(bytes(16)), Ask(bytes(16), "please"), Claim("0" * 64),
+    Mock("x"), Release((bytes(16),)), Renew(),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("role", ["bob", "aggregator-1", "coordinator"])
+async def test_no_other_role_gets_an_answer_to_any_request(world: Hostile, role: str) -> None:
+    party = world.disk.party(role)
+    for number, request in enumerate(ANYTHING):
+        asked = relay.ask(party, OWNER, world.session, number, encode_request(request), os.urandom)
+        [answer] = await world.said_to(asked.signed)
+        assert isinstance(answer, Relay)
+        said = asked.read(answer.inner, party)
+        assert isinstance(said, WrongRole)
+        tells_nothing(str(said))
 
 
 async def test_only_researchers_command_and_only_this_owner(world: Hostile) -> None:
