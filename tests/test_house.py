@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from collections import Counter
@@ -25,10 +26,6 @@ IMPURE_MODULES = {
 }  # fmt: skip
 IMPURE_CALLS = {"open", "print", "input", "breakpoint"}
 IMPURE_METHODS = {"urandom", "token_bytes", "getenv", "random_", "default_rng", "manual_seed"}
-
-FORBIDDEN_MODULES = {"pickle", "cPickle", "dill", "cloudpickle", "marshal", "shelve", "joblib", "yaml", "random"}
-FORBIDDEN_CALLS = {"eval", "exec", "compile", "__import__", "torch.load", "torch.save", "yaml.load", "os.system"}
-FORBIDDEN_KEYWORDS = {("allow_pickle", True), ("shell", True), ("weights_only", False)}
 
 
 def sources() -> Iterator[tuple[str, Path]]:
@@ -73,6 +70,7 @@ def calls(tree: ast.AST) -> Iterator[tuple[ast.Call, str]]:
     yield from ((node, dotted(node.func)) for node in ast.walk(tree) if isinstance(node, ast.Call))
 
 
+@functools.cache
 def parse(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"), str(path))
 
@@ -96,20 +94,6 @@ def breaks_purity(module: str, tree: ast.AST) -> list[str]:
     return found
 
 
-def breaks_ban(module: str, tree: ast.AST) -> list[str]:
-    found = [
-        f"{module}:{line} imports {name}" for line, name in imports(tree) if name.split(".")[0] in FORBIDDEN_MODULES
-    ]
-    for call, name in calls(tree):
-        if name in FORBIDDEN_CALLS:
-            found.append(f"{module}:{call.lineno} calls {name}")
-        for keyword in call.keywords:
-            value = keyword.value.value if isinstance(keyword.value, ast.Constant) else None
-            if (keyword.arg, value) in FORBIDDEN_KEYWORDS:
-                found.append(f"{module}:{call.lineno} passes {keyword.arg}={value!r}")
-    return found
-
-
 def test_every_package_was_found() -> None:
     names = {module for module, _ in SOURCES}
     assert {"smpc_fl.errors", "smpc_fl.protocols.messages", "smpc_fl.nodes", "smpc_fl.nodes.ledger"} <= names
@@ -123,11 +107,6 @@ def test_imports_go_down_only() -> None:
 def test_pure_folders_touch_nothing() -> None:
     pure = [(module, path) for module, path in SOURCES if floor(module) < PACKAGES["smpc_fl.nodes"]]
     broken = [line for module, path in pure for line in breaks_purity(module, parse(path))]
-    assert not broken, "\n".join(broken)
-
-
-def test_nothing_unpickles_or_evaluates() -> None:
-    broken = [line for module, path in SOURCES for line in breaks_ban(module, parse(path))]
     assert not broken, "\n".join(broken)
 
 
@@ -160,10 +139,6 @@ def test_files_are_short() -> None:
         (breaks_purity, "def f():\n    return open('x')"),
         (breaks_purity, "SigningKey.generate()"),
         (breaks_purity, "np.random.normal(3)"),
-        (breaks_ban, "import pickle"),
-        (breaks_ban, "torch.load(path)"),
-        (breaks_ban, "eval(text)"),
-        (breaks_ban, "np.load(path, allow_pickle=True)"),
     ],
 )
 def test_a_planted_breach_is_seen(check: object, source: str) -> None:
