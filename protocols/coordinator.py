@@ -412,7 +412,7 @@ class CoordinatorRound:
     def _step(self, now: float) -> list[Command]:
         """One transition of the table, if its condition holds."""
         match self.state:
-            case State.PREPARING | State.ENDORSING if self._why is not None:
+            case state if state in _BEFORE_AGREEMENT and self._why is not None:
                 return self._abort(self._why, now)
             case State.PREPARING | State.ENDORSING | State.COLLECTING if self._said[AttemptAborted]:
                 return self._abort(RoundAborted("an aggregator aborted the attempt"), now)

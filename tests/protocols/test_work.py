@@ -10,7 +10,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smpc_fl.errors import ManifestRefused, WeightOutOfRange
-from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, TrainJob, encode_job, job_digest
+from smpc_fl.jobs import (
+    AggregateJob,
+    Evaluation,
+    FedAvg,
+    FedSGD,
+    LocalTraining,
+    Stop,
+    TrainJob,
+    encode_job,
+    job_digest,
+)
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.protocols.manifest import stated_error
 from smpc_fl.protocols.work import (
@@ -18,6 +28,7 @@ from smpc_fl.protocols.work import (
     evaluation_round,
     expected_of,
     purpose_of,
+    subject_of,
     train_round,
     weight_of,
     work_of,
@@ -154,3 +165,48 @@ def test_rows_out_of_range_are_refused_also_where_all_weigh_the_same(rows: int) 
     for job in (train(), train(strategy=FedAvg(weights="equal"))):
         with pytest.raises(WeightOutOfRange):
             weight_of(job, "train", "bob", COHORT, rows)
+
+
+# --- which sums could be subtracted from each other ---
+
+HELD_OUT = Evaluation(fraction=0.2)
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"rounds": 7}, {"tolerance": 0.1}, {"ring_bits": 64}, {"update_bits": 16}, {"stop": Stop()}, {"clip": 1.0},
+        {"max_samples": 99}, {"evaluation": HELD_OUT}, {"strategy": FedAvg(server_lr=0.5)},
+    ],
+)  # fmt: skip
+def test_a_job_that_computes_the_same_has_the_same_subject(fields: dict[str, Any]) -> None:
+    assert subject_of(train(**fields), "train") == subject_of(train(), "train")
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"inputs": "z"}, {"targets": "z"}, {"seed": bytes(15) + b"1"}, {"local": LocalTraining(lr=0.2)}, {"plan": b"{}"},
+        {"strategy": FedSGD()}, {"strategy": FedAvg(weights="equal")},
+    ],
+)  # fmt: skip
+def test_a_job_that_computes_something_else_has_another(fields: dict[str, Any]) -> None:
+    assert subject_of(train(**fields), "train") != subject_of(train(), "train")
+
+
+def test_evaluation_has_a_subject_of_its_own() -> None:
+    job = train(evaluation=HELD_OUT)
+    assert subject_of(job, "evaluate") != subject_of(job, "train")
+    assert subject_of(job, "evaluate") == subject_of(
+        train(evaluation=HELD_OUT, local=LocalTraining(lr=0.2)), "evaluate"
+    )
+    assert subject_of(job, "evaluate") != subject_of(train(evaluation=Evaluation(fraction=0.3)), "evaluate")
+    assert work_of(job, "evaluate").subject == subject_of(job, "evaluate")
+
+
+def test_an_aggregate_is_its_expression_its_kind_and_its_weights() -> None:
+    def subject(**fields: Any) -> bytes:
+        return subject_of(aggregate(**fields), "aggregate")
+
+    assert subject(bound=1.0) == subject(tolerance=0.1) == subject(ring_bits=64) == subject()
+    assert len({subject(), subject(expression=b"f"), subject(reduce="sum"), subject(weights=[1.0, 0.5])}) == 4
