@@ -73,3 +73,16 @@ def private_folder(path: Path) -> Path:
     if mode & 0o077:
         raise ConfigInvalid(f"{path}: a node's home must be closed to others: run `chmod 700 {path}`")
     return path
+
+
+_TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
+# A node of smpc-fl keeps the secrets of its open rounds here: a copy of this folder is one of keys that are to be erased.
+# `smpc-fl backup` copies what may lie elsewhere. (The signature is that of bford.info/cachedir, which backup programs know.)
+"""
+
+
+def leave_out_of_backups(folder: Path) -> None:
+    """Ask backup programs to pass by, in the ways that they know. Raises `ConfigInvalid`."""
+    for name, content in (("CACHEDIR.TAG", _TAG), (".nobackup", b"")):
+        if not (folder / name).exists():
+            write_new(folder / name, content)
