@@ -58,7 +58,7 @@ class Aggregator(Node):
         self.config = config
         self._rounds: dict[Key, RoundShell] = {}
         self._by_manifest: dict[bytes, Key] = {}
-        self._uploads = Uploads(config.policy.upload_memory << 20)
+        self._uploads = Uploads(config.policy.upload_memory << 20, self.limits)
         self._releases = Releases(lambda computation: load_records(self.journal, ledger_stream(computation)))
 
     async def open(self) -> None:
@@ -84,7 +84,7 @@ class Aggregator(Node):
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         if not isinstance(message, VectorReport):
             raise MalformedMessage("nothing but a vector report comes with so much attached", peer=link.peer)
-        upload = await self._uploads.begin(size)
+        upload = await self._uploads.begin(size, link.cut)
         try:
             shell = await self._round_of(link, message)
             assert shell is not None

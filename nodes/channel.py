@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 
 import structlog
 
-from smpc_fl.errors import PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
+from smpc_fl.errors import BadSignature, PeerMisbehaviour, Refused, SmpcError, Unavailable, from_code
 from smpc_fl.nodes.hardening import harden
 from smpc_fl.nodes.home.config import ResearcherConfig
 from smpc_fl.nodes.home.membership import LiveMembership
@@ -30,6 +30,7 @@ from smpc_fl.nodes.own_keys import OwnKeys
 from smpc_fl.nodes.training_run import LOST
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import verify
+from smpc_fl.protocols.manifest import model_digest
 from smpc_fl.protocols.messages import (
     Message,
     Refusal,
@@ -129,6 +130,8 @@ class Channel:
 
     async def _on_refused(self, link: Link, error: SmpcError, signed: Signed | None) -> None:
         log.warning("a message of the coordinator was refused", error=error.code, message=error.message)
+        if isinstance(error, BadSignature):
+            raise error  # the connection is somebody else's: on the next one, what was missed is asked for again
 
     async def _stop(self) -> None:
         await self._dialer.stop()
@@ -237,8 +240,11 @@ class Channel:
             case Relay(inner=inner):
                 self._answered(inner)
             case RoundResult(run=run) | RunState(run=run):
+                value = bytes(attachment or b"")
+                if message.value != (model_digest(value) if value else b""):
+                    raise BadSignature("what is attached is not what the coordinator has signed", peer=link.peer)
                 if run in self._runs:
-                    self._runs[run](message, bytes(attachment or b""))
+                    self._runs[run](message, value)
             case Status():
                 for future in self._status:
                     if not future.done():

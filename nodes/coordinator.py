@@ -5,11 +5,14 @@ It sees manifests, statuses, what was released, and sealed bytes. Imports neithe
 
 from __future__ import annotations
 
-from typing import Any
+import asyncio
+import shutil
+from typing import Any, TypeVar
 
+import msgspec
 import structlog
 
-from smpc_fl.errors import BadInput, MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
+from smpc_fl.errors import BadInput, LimitExceeded, MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes.home.config import CoordinatorConfig
 from smpc_fl.nodes.net import web
@@ -20,7 +23,7 @@ from smpc_fl.nodes.rounds import load_records
 from smpc_fl.nodes.run import Run, run_of
 from smpc_fl.protocols.codec import decode_message
 from smpc_fl.protocols.commands import Received
-from smpc_fl.protocols.manifest import manifest_hash
+from smpc_fl.protocols.manifest import manifest_hash, model_digest
 from smpc_fl.protocols.messages import (
     CancelRun,
     Command,
@@ -54,6 +57,7 @@ class Coordinator(Node):
         self._runs: dict[bytes, Run] = {}
         self._lost: dict[bytes, SmpcError] = {}
         self._subscribers: dict[bytes, set[str]] = {}
+        self._catching_up: dict[bytes, set[int]] = {}  # by run: what was asked for, after which number
         self._dialers: dict[str, Dialer] = {}
 
     async def open(self) -> None:
@@ -177,6 +181,7 @@ class Coordinator(Node):
                 if run_id in self._lost:
                     raise self._lost[run_id]
                 model = event.attachment or b""
+                self._check_room(event.sender, memoryview(model).nbytes)
                 run = await Run.begin(self, self.config.policy, event.signed, model, self._publish)
             except SmpcError as error:
                 await self._tell_failed(event.sender, run_id, error)
@@ -186,6 +191,22 @@ class Coordinator(Node):
             self.spawn(run.drive())
         elif known.book.start != event.signed:
             raise BadInput("another run has this id", peer=event.sender)
+
+    def _check_room(self, researcher: str, model: int) -> None:
+        """Whether this node bears another run of a researcher. Raises `LimitExceeded`."""
+        limits = self.limits
+        under_way = sum(run.book.end is None for run in self._runs.values() if run.researcher == researcher)
+        if under_way >= limits.runs:
+            raise LimitExceeded(
+                f"{under_way} runs of {researcher} have not ended, as many as this coordinator bears: cancel some",
+                phase="run",
+            )
+        free = shutil.disk_usage(self.home).free
+        if free - model < limits.free_disk:
+            raise LimitExceeded(
+                f"the coordinator's disk has {free >> 20} MiB left, and keeps {limits.free_disk >> 20} MiB free",
+                phase="run",
+            )
 
     async def _tell_failed(self, researcher: str, run: bytes, error: SmpcError) -> None:
         await self.tell(researcher, RunState(run, "failed", 0, error.code, error.message[:4000]))
@@ -203,15 +224,31 @@ class Coordinator(Node):
             return
         run = self._run_of(researcher, run_id)
         self._subscribers.setdefault(run_id, set()).add(researcher)
+        known = self._catching_up.get(run_id)
+        if known is not None:
+            known.add(after)  # one at a time: each holds a model
+            return
         # In the background: whoever reads a link cannot wait until its peer has room.
-        self.spawn(self._catch_up(run, researcher, after))
+        self._catching_up[run_id] = {after}
+        self.spawn(self._catch_up_again(run, researcher))
+
+    async def _catch_up_again(self, run: Run, researcher: str) -> None:
+        """Answer what was asked for, and what was asked for meanwhile, from the earliest on."""
+        asked = self._catching_up[run.id]
+        try:
+            while asked:
+                after = min(asked)
+                asked.clear()
+                await self._catch_up(run, researcher, after)
+        finally:
+            del self._catching_up[run.id]
 
     async def _catch_up(self, run: Run, researcher: str, after: int) -> None:
         """All results so far, in order, whatever is published meanwhile; then how the run stands."""
         try:
             while after < len(run.book.results):
                 async for result, value in run.history(after):
-                    if not await self.tell(researcher, result, value):
+                    if not await self.tell(researcher, await bound(result, value), value):
                         return  # gone: it asks again when it is back
                     after = result.number
             last = await run.newest()
@@ -220,15 +257,16 @@ class Coordinator(Node):
             await self._tell_failed(researcher, run.id, error)
             return
         if run.book.end is not None:
-            await self.tell(researcher, run.book.end, last)
+            await self.tell(researcher, await bound(run.book.end, last), last)
         else:
             await self.tell(researcher, RunState(run.id, run.state, len(run.book.results), text=run.waits))
 
     async def _publish(self, run: Run, message: RoundResult | RunState, value: Buffer) -> None:
         if isinstance(message, RunState) and message.state in ("finished", "failed"):
             self.metrics.run_ended(message.state)
+        signed = await bound(message, value)  # here: they go out in the order in which they are published
         for researcher in self._subscribers.get(run.id, set()):
-            self.spawn(self._tell(researcher, message, value))
+            self.spawn(self._tell(researcher, signed, value))
 
     async def _tell(self, researcher: str, message: Message, value: Buffer) -> None:
         await self.tell(researcher, message, value)
@@ -250,6 +288,16 @@ class Coordinator(Node):
             for run in self._runs.values()
         ]  # fmt: skip
         return Status(self.members.roster_version, members, runs)
+
+
+Value = TypeVar("Value", bound=RoundResult | RunState)
+
+
+async def bound(message: Value, value: Buffer) -> Value:
+    """The message with the digest of what is attached to it, so that its signature stands for both."""
+    if not value:
+        return message
+    return msgspec.structs.replace(message, value=await asyncio.to_thread(model_digest, value))
 
 
 def _unanswered(relay: Relay, error: SmpcError) -> Refusal:

@@ -23,6 +23,7 @@ from smpc_fl.errors import (
     CohortTooSmall,
     InternalError,
     JobNotApproved,
+    MalformedMessage,
     RunFailed,
     SmpcError,
     Unavailable,
@@ -92,12 +93,15 @@ class _Book:
             by_kind.setdefault(kind, []).append(data)
         if "model" in by_kind:
             raise Unavailable("an earlier release kept this run, and this one cannot go on with it: start it anew")
-        return cls(
-            start=decode(by_kind["start"][0], Signed),
-            attempts=[msgspec.msgpack.decode(data, type=Attempt) for data in by_kind.get("attempt", [])],
-            results=[decode(data, RoundResult) for data in by_kind.get("result", [])],
-            end=decode(by_kind["end"][0], RunState) if "end" in by_kind else None,
-        )
+        try:
+            return cls(
+                start=decode(by_kind["start"][0], Signed),
+                attempts=[msgspec.msgpack.decode(data, type=Attempt) for data in by_kind.get("attempt", [])],
+                results=[decode(data, RoundResult) for data in by_kind.get("result", [])],
+                end=decode(by_kind["end"][0], RunState) if "end" in by_kind else None,
+            )
+        except MalformedMessage:
+            raise Unavailable("another release kept this run, and this one cannot read it: start it anew") from None
 
 
 def run_stream(run: bytes) -> str:

@@ -326,7 +326,7 @@ class CancelRun(Message, frozen=True):
 
 class RunState(Message, frozen=True):
     """`state`: waiting, running, finished or failed. `code` and `text` as in a `Refusal`. Attached when finished: the
-    last model (float32), or an aggregate's mean (float64)."""
+    last model (float32), or an aggregate's mean (float64). `value`: the digest of what is attached, or empty."""
 
     run: Id128
     state: Annotated[str, Meta(pattern=r"^(waiting|running|finished|failed)\Z")]
@@ -334,10 +334,11 @@ class RunState(Message, frozen=True):
     code: Annotated[str, Meta(max_length=64)] = ""
     text: Text = ""
     included: Annotated[list[Id], Meta(max_length=MAX_MEMBERS)] = []
+    value: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class RoundResult(Message, frozen=True):
-    """One training round. Attached: the model after it (float32), or the aggregate (float64)."""
+    """One training round. Attached: the model after it (float32), or the aggregate (float64). `value`: its digest."""
 
     run: Id128
     number: Count
@@ -351,6 +352,7 @@ class RoundResult(Message, frozen=True):
     worst_error: float
     attempts: Count
     ring_bits: Count
+    value: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class StatusRequest(Message, frozen=True): ...
