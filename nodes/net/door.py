@@ -27,6 +27,8 @@ GRACE = 1.0
 """Seconds that a stranger may stand in a full door: an honest one takes some round trips and milliseconds."""
 SIP = 1 << 14
 """Bytes that are read of a stranger at a time."""
+PLACES = 1024
+"""Addresses whose arrivals are counted each for itself."""
 SPARE = 128
 """File descriptors that are for others than connections."""
 _IN_A_ROW = 64
@@ -104,6 +106,7 @@ class Door(socket.socket):
         self._strangers: dict[str, dict[Guest, None]] = {}  # by place; the oldest first
         self._count = 0
         self._rates: dict[str, Budget] = {}
+        self._tidy_at = 0.0
 
     @property
     def strangers(self) -> int:
@@ -159,9 +162,10 @@ class Door(socket.socket):
 
     def _rate(self, place: str, now: float) -> Budget:
         if place not in self._rates:
-            if len(self._rates) >= 1024:
+            if len(self._rates) >= PLACES and now >= self._tidy_at:
                 self._rates = {name: rate for name, rate in self._rates.items() if not rate.full(now)}
-            if len(self._rates) >= 1024:
+                self._tidy_at = now + GRACE
+            if len(self._rates) >= PLACES:
                 place = ""  # all others share one
             if place not in self._rates:
                 self._rates[place] = Budget(self._limits.arrivals, self._limits.arrivals_burst, now)
