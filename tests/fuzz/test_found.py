@@ -10,6 +10,8 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
 
 from smpc_fl.errors import ConfigInvalid, DatasetInvalid, InternalError, Unavailable
 from smpc_fl.nodes.cli.job_file import read_job
@@ -49,7 +51,7 @@ def test_a_certificate_of_another_curve_version_or_names(tmp_path: Path) -> None
     """`UnsupportedAlgorithm`, `InvalidVersion` and `ValueError`, when fields are looked at that nobody had read before."""
     authority = certificates.make_authority("ca")
     pem, _ = certificates.make_certificate(authority, ["host.example"])
-    der = certificates.x509.load_pem_x509_certificate(pem).public_bytes(certificates.Encoding.DER)
+    der = x509.load_pem_x509_certificate(pem).public_bytes(Encoding.DER)
     changes = [
         (b"\xa0\x03\x02\x01\x02", b"\xa0\x03\x02\x01\x78", certificates.expiry_of),
         (b"\x82\x0chost.example", b"\x02\x0chost.example", certificates.hosts_of),
