@@ -16,6 +16,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pytest
 import torch
+from commands import until
 from numpy.typing import NDArray
 from processes_on_disk import OnDisk
 from tap import Tap, Wire
@@ -33,6 +34,7 @@ from smpc_fl.protocols import codec
 from smpc_fl.protocols import owner as owner_module
 from smpc_fl.protocols.commands import Send
 from smpc_fl.protocols.messages import Message
+from smpc_fl.protocols.records import SECRET
 from smpc_fl.protocols.vectors import VectorOpener
 from smpc_fl.roster import Role
 
@@ -206,6 +208,12 @@ class Indoors(OnDisk):
 
         return draw
 
+    def wait_closed(self) -> None:
+        """Until every node has erased what it kept of its rounds."""
+        until(
+            lambda: not any(kind in SECRET for node in self.nodes.values() for kind in _kept(node)), "rounds are closed"
+        )
+
     # --- holding a node's message back ---
 
     async def _hold(self, id_: str, command: Send) -> None:
@@ -242,6 +250,11 @@ class Indoors(OnDisk):
             except FileNotFoundError:
                 continue  # SQLite's, gone in the meantime
         return found
+
+
+def _kept(node: Node) -> Iterator[str]:
+    for stream in node.journal.streams("round/"):
+        yield from (kind for kind, _ in node.journal.read(stream))
 
 
 @contextmanager

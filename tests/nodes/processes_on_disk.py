@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -100,20 +100,25 @@ class OnDisk:
         common = self.common(id_)
         match self.roles[id_]:
             case "owner":
-                path = self.folder / id_ / "data.safetensors"
-                save_file(dict(tensors or {}), path)
                 policy: dict[str, Any] = {
                     "aggregators": AGGREGATORS, "k_min": self.k_min, "approve": "auto", "weightings": "each-kind",
                 }  # fmt: skip
                 policy |= self.policies.get(id_, {})
-                data = DatasetConfig(name="data", private=path)
-                return to_toml(OwnerConfig(**common, policy=OwnerPolicy(**policy), ledger="own", datasets=(data,)))
+                data = tuple(self._datasets(id_, tensors or {}))
+                return to_toml(OwnerConfig(**common, policy=OwnerPolicy(**policy), ledger="own", datasets=data))
             case "aggregator":
                 listen, least = self.address(id_), AggregatorPolicy(k_min=self.k_min)
                 return to_toml(AggregatorConfig(**common, listen=listen, policy=least))
             case _:
                 rules = CoordinatorPolicy(k_min=self.k_min, round_deadline=self.deadline)
                 return to_toml(CoordinatorConfig(**common, listen=self.address(id_), policy=rules))
+
+    def _datasets(self, id_: str, tensors: Mapping[str, torch.Tensor]) -> Iterator[DatasetConfig]:
+        """A dataset of the tensors that have equally many rows, and one that is empty if there are none."""
+        for number, rows in enumerate(sorted({len(tensor) for tensor in tensors.values()}) or [0]):
+            path = self.folder / id_ / f"data-{number}.safetensors"
+            save_file({name: tensor for name, tensor in tensors.items() if len(tensor) == rows}, path)
+            yield DatasetConfig(name=f"data-{number}", private=path)
 
     # --- processes ---
 
