@@ -15,10 +15,11 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 
 from smpc_fl.errors import BadInput, CohortTooSmall, SmpcError, Unavailable
@@ -41,7 +42,7 @@ from smpc_fl.nodes.home.config import (
 )
 from smpc_fl.nodes.home.files import private_folder
 from smpc_fl.nodes.home.keys import load_key, make_key
-from smpc_fl.roster import Member, Role, Roster, sign_roster
+from smpc_fl.roster import Member, MemberId, Role, Roster, sign_roster
 
 COORDINATOR, RESEARCHER = "coordinator", "researcher"
 START_TIMEOUT = 180.0
@@ -78,6 +79,7 @@ class LocalFederation(Federation):
             raise BadInput(f"{aggregators} aggregators: secret sharing needs at least two that do not collude")
         if len(owners) < k_min:
             raise CohortTooSmall(f"{len(owners)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
+        _check_ids(owners)
         self._temporary = home is None
         self.home = private_folder(Path(home) if home is not None else Path(tempfile.mkdtemp(prefix="smpc-fl-")))
         self._children: Children | None = None
@@ -226,6 +228,19 @@ class LocalFederation(Federation):
 
     def log_path(self, member: str) -> Path:
         return self.home / "logs" / f"{member}.log"
+
+
+def _check_ids(owners: Iterable[str]) -> None:
+    """Each becomes the name of a folder, beside the others'."""
+    for id_ in owners:
+        try:
+            msgspec.convert(id_, MemberId)
+        except msgspec.ValidationError:
+            raise BadInput(
+                f"{id_!r} cannot be an owner's id: letters and digits, then also . _ @ and -, 64 at most"
+            ) from None
+        if id_ in (COORDINATOR, RESEARCHER, "logs", "roster") or id_.startswith("aggregator-"):
+            raise BadInput(f"{id_!r} cannot be an owner's id here: another part of a local federation has it")
 
 
 def _listener() -> socket.socket:

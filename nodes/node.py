@@ -66,6 +66,7 @@ class Node:
 
     def __init__(self, config: OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig) -> None:
         self.home: Path = files.private_folder(config.home)
+        files.refuse_links(self.home)
         files.leave_out_of_backups(self.home)
         self.members = LiveMembership(config)
         self.me = OwnKeys(config, self.role, self.members)

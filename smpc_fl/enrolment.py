@@ -52,7 +52,8 @@ class Token:
         role, _, letters = rest.partition("/")
         try:
             secret = base64.b32decode(letters.upper() + "=" * (-len(letters) % 8))
-        except (binascii.Error, ValueError):
+            msgspec.convert(id, MemberId)
+        except (binascii.Error, ValueError, msgspec.ValidationError):
             secret = b""
         if role not in ROLES or len(secret) != TOKEN_SIZE:
             raise BadInput("this is not a token of `smpc-fl roster invite`: copy all of it, such as id/owner/2q4z…")

@@ -233,10 +233,10 @@ def _a(role: str) -> str:
 
 def encode_roster(roster: Roster) -> bytes:
     """The one byte string of a roster. Raises `ConfigInvalid` when a field is out of its range."""
-    data = _encoder.encode(roster)
     try:
+        data = _encoder.encode(roster)
         _roster_decoder.decode(data)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:
         raise ConfigInvalid(f"a roster cannot be written: {error}") from None
     return data
 

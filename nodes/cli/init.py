@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import click
+import msgspec
 
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.nodes.home.config import (
@@ -25,6 +26,7 @@ from smpc_fl.nodes.home.files import write_new
 from smpc_fl.nodes.home.keys import read_public
 from smpc_fl.nodes.home.toml_text import struct_to_toml
 from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
+from smpc_fl.roster import MemberId
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -73,6 +75,12 @@ def init(
 ) -> None:
     """Write a commented config for ROLE into FILE [ID.toml; federation.toml for a researcher]."""
     node_id = node_id or {"owner": "alice", "aggregator": "aggregator-1"}.get(role, role)
+    try:
+        msgspec.convert(node_id, MemberId)  # it becomes the name of files
+    except msgspec.ValidationError:
+        raise ConfigInvalid(
+            f"--id: {node_id!r} cannot be an id: letters and digits, then also . _ @ and -, 64 at most"
+        ) from None
     file = file or Path("federation.toml" if role == "researcher" else f"{node_id}.toml")
 
     def place(path: Path) -> Path:

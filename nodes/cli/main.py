@@ -102,6 +102,11 @@ class Root(click.Group):
             if isinstance(error, InternalError):
                 click.echo("This is a bug in smpc-fl: please report it, with what `--traceback` shows.", err=True)
             ctx.exit(2)
+        except UnicodeEncodeError:  # what Python makes of such bytes cannot be written down
+            click.echo(
+                "smpc-fl: BadInput: what was typed, or a file's name, holds bytes that are no text in UTF-8", err=True
+            )
+            ctx.exit(2)
 
 
 def _version(ctx: click.Context, option: click.Parameter, wanted: bool) -> None:

@@ -75,6 +75,18 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def refuse_links(home: Path) -> None:
+    """Raises `ConfigInvalid` if there is a link in a home: what is written under its name would go elsewhere. (The home
+    itself may be one.)"""
+    for folder, folders, names in os.walk(home):
+        for name in [*folders, *names]:
+            if os.path.islink(os.path.join(folder, name)):
+                raise ConfigInvalid(
+                    f"{os.path.join(folder, name)} is a link, and a node writes nowhere but to its own home: put what it "
+                    "points to in its place"
+                )
+
+
 _TAG = b"""Signature: 8a477f597d28d172789f06886806bc55
 # A node of smpc-fl keeps the secrets of its open rounds here: a copy of this folder is one of keys that are to be erased.
 # `smpc-fl backup` copies what may lie elsewhere. (The signature is that of bford.info/cachedir, which backup programs know.)

@@ -58,13 +58,13 @@ def invite(
     draft: Path, id: str, role: Role, address: str, valid: timedelta, *, now: datetime, entropy: Entropy
 ) -> Token:
     """A token for a new member; an open invitation of the same id is withdrawn. Raises `ConfigInvalid`."""
+    try:
+        msgspec.convert(id, MemberId)
+    except msgspec.ValidationError as error:
+        raise ConfigInvalid(f"nobody can be invited like this: {error}") from None
     token = Token.new(id, role, entropy)
     expires = (now + valid).astimezone(UTC).isoformat(timespec="seconds")
     made = Invitation(id, role, token.verifier.hex(), expires, address=address)
-    try:
-        msgspec.convert(msgspec.to_builtins(made), Invitation)
-    except msgspec.ValidationError as error:
-        raise ConfigInvalid(f"nobody can be invited like this: {error}") from None
     _write(draft, (*_closed(read_invitations(draft), id, "withdrawn"), made))
     return token
 

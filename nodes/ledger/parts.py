@@ -6,6 +6,7 @@ wrote and parses the very bytes that it checked, so a file that changed behind i
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -81,7 +82,9 @@ def digest_of(data: bytes) -> bytes:
 
 
 def make_private_folder(folder: Path) -> Path:
-    """`folder`, existing and at mode 0700."""
+    """`folder`, existing and at mode 0700; a link to one is refused (`OSError`)."""
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     folder.chmod(0o700)
     return folder

@@ -8,12 +8,12 @@ listeners also a certificate and key of their own. ECDSA P-256, X.509 v3 with th
 from __future__ import annotations
 
 import ipaddress
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes
@@ -28,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from smpc_fl.errors import ConfigInvalid
 from smpc_fl.nodes.home.files import read, write_new
+from smpc_fl.roster import MemberId
 
 CA_DAYS = 3650
 CERTIFICATE_DAYS = 825
@@ -151,7 +152,7 @@ def open_authority(folder: Path, name: str) -> Authority:
 
 def write_certificate(folder: Path, name: str, hosts: Sequence[str], authority: Authority) -> tuple[Path, Path]:
     """`NAME.pem` and `NAME.key` (mode 0600) for a listener. Raises `ConfigInvalid`, also if they are there already."""
-    if name in ("ca", "") or name != os.path.basename(name) or name.startswith("."):
+    if name == "ca" or not _is_id(name):
         raise ConfigInvalid(f'"{name}" cannot name a certificate: use the id of the node that will show it')
     certificate_path, key_path = folder / f"{name}.pem", folder / f"{name}.key"
     for path in (certificate_path, key_path):
@@ -161,6 +162,14 @@ def write_certificate(folder: Path, name: str, hosts: Sequence[str], authority: 
     write_new(key_path, key, mode=0o600)
     write_new(certificate_path, certificate)
     return certificate_path, key_path
+
+
+def _is_id(name: str) -> bool:
+    try:
+        msgspec.convert(name, MemberId)
+    except msgspec.ValidationError:
+        return False
+    return True
 
 
 def hosts_of(certificate: Path) -> list[str]:

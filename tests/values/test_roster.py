@@ -141,6 +141,7 @@ def test_contradictions_are_refused(
     [
         Member("alice\n", "owner", key(21)),
         Member("", "owner", key(21)),
+        Member("\udcff", "owner", key(21)),
         Member("alice", "owner", b"short"),
         Member("alice", "king", key(21)),  # type: ignore[arg-type]
         Member("hub", "coordinator", key(13), "http://hub:80"),
