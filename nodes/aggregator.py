@@ -35,7 +35,7 @@ from smpc_fl.protocols.messages import (
     Signed,
     VectorReport,
 )
-from smpc_fl.protocols.records import Aborted, Closed, Outdated, Record, Released
+from smpc_fl.protocols.records import Aborted, Claim, Closed, Outdated, Record, Released
 from smpc_fl.protocols.releases import Releases
 
 log = structlog.get_logger()
@@ -62,6 +62,8 @@ class Aggregator(Node):
         self._releases = Releases(lambda computation: load_records(self.journal, ledger_stream(computation)))
 
     async def open(self) -> None:
+        for data in self.journal.newest(Claim.__name__, _RECENT):
+            self._releases.learn(msgspec.msgpack.decode(data, type=Claim))
         for data in self.journal.newest(Released.__name__, _RECENT):
             self._releases.learn(msgspec.msgpack.decode(data, type=Released))
         for stream in self.journal.streams("round/", without=_ENDS):

@@ -24,8 +24,10 @@ from smpc_fl.errors import (
     InternalError,
     JobNotApproved,
     MalformedMessage,
+    RolledBack,
     RunFailed,
     SmpcError,
+    SubtractionRefused,
     Unavailable,
     from_code,
 )
@@ -60,6 +62,8 @@ from smpc_fl.protocols.work import Purpose, Work, evaluation_round, purpose_of, 
 log = structlog.get_logger()
 
 Publish = Callable[["Run", RoundResult | RunState, Buffer], Awaitable[None]]
+HOPELESS = (RolledBack, SubtractionRefused)
+"""What another attempt would end with as well."""
 LONGEST_WAIT_FOR_ABSENT = 15.0
 """Seconds that an owner which is not connected holds up the start of a run."""
 WAIT_AFTER_RESTART = 60.0
@@ -445,7 +449,7 @@ class Run:
             if isinstance(outcome, Released):
                 await self._close(True)
                 return work, outcome, attempt.attempt + 1
-            if not outcome.aborts or attempt.attempt + 1 >= self.policy.attempts:
+            if not outcome.aborts or attempt.attempt + 1 >= self.policy.attempts or isinstance(outcome.error, HOPELESS):
                 await self._close(False)
                 raise outcome.error
             log.warning("attempt given up", run=self.id.hex(), round=round_number, error=outcome.error.code)

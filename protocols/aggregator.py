@@ -454,22 +454,20 @@ class AggregatorRound:
         objection = self._objection(agreed)
         if objection is not None:
             return [self._keep(Voted(b"", [], objection.message, objection.code)), *self._since_freeze()]
-        vote = Voted(manifests.set_hash(self.manifest_hash, agreed.entries), agreed.entries, "")
-        claim = Claim(*self.key, [entry.owner for entry in agreed.entries])
+        said = {self._key_of(peer): number for peer, number in agreed.releases.items()}
+        vote = Voted(manifests.set_hash(self.manifest_hash, agreed.entries), agreed.entries, "", "", said)
+        claim = Claim(*self.key, [entry.owner for entry in agreed.entries], self.releases.number + 1)
+        self.releases.learn(claim)
         return [self._keep(vote, ledger=claim), *self._since_freeze()]
 
     def _objection(self, agreed: Agreed) -> SmpcError | None:
         """Why this aggregator will not release the sum over S."""
-        said = {self._key_of(peer): number for peer, number in agreed.releases.items()}
-        found = (
+        return (
             agreement.too_few(agreed, self._manifest)
             or agreement.dropped(agreed, self._reports.keys() - self._seeds.keys())
             or agreement.forgotten(agreed, {peer: self._heard.get(self._key_of(peer), 0) for peer in agreed.releases})
             or agreement.subtractable(agreed, self.releases.others(self.key, self._computation), self._manifest)
         )
-        if found is None:
-            self.releases.hear(said)
-        return found
 
     def _key_of(self, aggregator: str) -> str:
         return self.party.key_of(aggregator, "aggregator").key.hex()
@@ -493,7 +491,8 @@ class AggregatorRound:
         if sorted(choices) != manifests.aggregator_ids(manifest):
             raise MalformedMessage("a release needs the vote of every aggregator", phase="vote")
         self._release()  # what cannot be said is not decided
-        released = Released(self._vote.choice, self.releases.number + 1, dict(self.releases.heard))
+        # All have voted for this sum, so each has one more than it had said before.
+        released = Released(self._vote.choice, {peer: number + 1 for peer, number in self._vote.heard.items()})
         return [self._keep(released), *self._since_freeze()]
 
     def _release(self) -> Send:

@@ -27,7 +27,8 @@ from smpc_fl.protocols.releases import isolates
 
 @dataclass(frozen=True)
 class Agreed:
-    """`entries`: S, sorted, what is complete at every aggregator; `releases`: how many sums each says it has released."""
+    """`entries`: S, sorted, what is complete at every aggregator; `releases`: how many sums each says it has voted to
+    release."""
 
     entries: list[Entry]
     releases: Mapping[str, int]
@@ -115,12 +116,12 @@ def dropped(agreed: Agreed, carried: Set[str]) -> SmpcError | None:
 
 
 def forgotten(agreed: Agreed, known: Mapping[str, int]) -> SmpcError | None:
-    """`known`: how many releases each had told of before this attempt could have any."""
+    """`known`: how many sums each had voted to release before this attempt could have a list of it."""
     for peer, number in sorted(agreed.releases.items()):
         if number < known[peer]:
             return RolledBack(
-                f"{peer} says that it has released {number} sums, and had said {known[peer]} before: it was restored from an "
-                f"older copy of its disk. Give it a new key, which makes it a new member, before it goes on"
+                f"{peer} says that it has voted to release {number} sums, and it did for {known[peer]}: it was restored from "
+                f"an older copy of its disk. Give it a new key, which makes it a new member, before it goes on"
             )
     return None
 

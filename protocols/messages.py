@@ -222,8 +222,8 @@ class Entry(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True)
 
 
 class FrozenList(Message, frozen=True):
-    """An aggregator's final list of complete reports, sorted by owner. `releases`: how many sums it has ever released, by
-    which its peers find out that it was restored from an older copy of its disk."""
+    """An aggregator's final list of complete reports, sorted by owner. `releases`: how many sums it has ever voted to release,
+    by which its peers find out that it was restored from an older copy of its disk."""
 
     manifest_hash: Hash
     entries: Annotated[list[Entry], Meta(max_length=MAX_MEMBERS)]

@@ -59,21 +59,25 @@ class Frozen(Record, frozen=True):
 
 
 class Voted(Record, frozen=True):
-    """`choice`, `reason` and `code` as in `Vote`; `agreed`: S, empty for an abort."""
+    """`choice`, `reason` and `code` as in `Vote`; `agreed`: S, empty for an abort; `heard`: how many sums each peer had said
+    that it had voted to release, by key (hex)."""
 
     choice: bytes
     agreed: list[Entry]
     reason: str
     code: str = ""
+    heard: dict[str, int] = {}
 
 
 class Claim(Record, frozen=True):
-    """In a computation's ledger: an attempt voted for the sum over these owners, so that it may be released."""
+    """In a computation's ledger: an attempt voted for the sum over these owners, so that it may be released. `number`: it
+    counts this aggregator's claims, with this one."""
 
     run: Id128
     round: int
     attempt: int
     owners: list[Id]
+    number: int = 0
 
 
 class Withdrawn(Record, frozen=True):
@@ -85,11 +89,9 @@ class Withdrawn(Record, frozen=True):
 
 
 class Released(Record, frozen=True):
-    """`number`: how many sums this aggregator has released, with this one; `heard`: what its peers said of theirs, by
-    key (hex)."""
+    """`heard`: how many sums each peer has voted to release, this one too, as far as is known; by key (hex)."""
 
     set_hash: Hash
-    number: int = 0
     heard: dict[str, int] = {}
 
 

@@ -44,7 +44,7 @@ class Releases:
     is in the ledger of the computation (`Persist.ledger`), which `past` reads; the claims of attempts that are open are
     remembered here as well, because a machine is ahead of its disk.
 
-    `number`: sums released so far; `heard`: how many each peer has said that it had released, by the peer's key (hex)."""
+    `number`: claims so far, withdrawn ones too; `heard`: how many each peer is known to have made, by its key (hex)."""
 
     def __init__(self, past: Callable[[bytes], Sequence[Record]] = lambda computation: ()) -> None:
         self.number = 0
@@ -52,10 +52,13 @@ class Releases:
         self._past = past
         self._open: dict[Key, tuple[bytes, frozenset[str]]] = {}
 
-    def learn(self, record: Released) -> None:
-        """Of a release: the newest ones of the journal at start, each one when it is made."""
-        self.number = max(self.number, record.number)
-        self.hear(record.heard)
+    def learn(self, record: Claim | Released) -> None:
+        """The newest ones of the journal at start, each one when it is made."""
+        match record:
+            case Claim(number=number):
+                self.number = max(self.number, number)
+            case Released(heard=heard):
+                self.hear(heard)
 
     def hear(self, counts: Mapping[str, int]) -> None:
         for peer, count in counts.items():
