@@ -3,8 +3,8 @@
 The machine decides, the shell acts: it writes records to the journal, erases secrets, sends what the machine says, wakes
 it in time. The machine may be ahead of the disk: while records are being written it takes further events, and whatever
 these ask for goes out with the next batch, all its records in one commit (group commit). Nothing of a batch is sent before
-the batch's records are durable. If the journal fails, the machine's mind is thrown away and rebuilt from what is durable:
-nothing was said that was not written.
+the batch's records are durable. If the journal fails (the disk is full, say), the batch waits until it can be written:
+nothing is said meanwhile, and the round goes on when there is space.
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ from smpc_fl.protocols.vectors import VectorOpener
 log = structlog.get_logger()
 LONG = 1 << 22
 """Elements of a vector that is worth a thread of its own: fewer take some milliseconds, and two changes of threads."""
+DISK_AGAIN = 0.5
+"""Seconds until what could not be written is written again."""
 T = TypeVar("T")
 _TICK = Tick()
 
@@ -83,6 +85,28 @@ def load_bulk(journal: Journal, stream: str) -> bytearray | None:
     except Unavailable as error:
         log.error("bulk lost", stream=stream, error=error.code, message=error.message)
         return None
+
+
+async def insist(
+    write: Callable[[], Awaitable[object]], *, until: Callable[[], bool] = lambda: False, **about: str
+) -> bool:
+    """Write until it is durable, however long the disk takes to have space again, or until `until()`: then False.
+
+    Said loudly when it begins to wait, and when it is over. `about` goes into the log."""
+    waited = False
+    while not until():
+        try:
+            await write()
+        except Unavailable as error:
+            if not waited:
+                log.error("waiting for the disk", error=error.code, message=error.message, **about)
+            waited = True
+            await asyncio.sleep(DISK_AGAIN)
+        else:
+            if waited:
+                log.warning("written after all", **about)
+            return True
+    return False
 
 
 @dataclass
@@ -143,14 +167,12 @@ class RoundShell:
             async with self._deciding:
                 batch = _segments(self._decided)
                 self._decided = []
-            try:
-                for segment in batch:
-                    await self._carry_out(segment)
-            except Unavailable as error:
-                await self._start_over(error)
+            for segment in batch:
+                await self._carry_out(segment)
 
     async def _carry_out(self, segment: _Segment) -> None:
-        await self._make_durable(segment)
+        if not await insist(self._durable(segment), until=lambda: self._closed, stream=self.stream):
+            return
         for command in segment.others:
             match command:
                 case Send():
@@ -166,23 +188,21 @@ class RoundShell:
                 case Finished(outcome=outcome):
                     await self.finished(outcome)
 
-    async def _make_durable(self, segment: _Segment) -> None:
+    def _durable(self, segment: _Segment) -> Callable[[], Awaitable[None]]:
+        """What makes a segment's records durable; more than once, if need be."""
         records, self._unsaid = self._unsaid + segment.records, []
-        if segment.erases:
-            records = [record for record in records if record[0] not in ERASED]
-            await self.journal.erase(self.stream, set(ERASED), records=records, also=segment.ledger)
-        elif not segment.speaks and segment.bulk is None and not segment.ledger:
-            # Nobody hears of it yet: it is written with what is said next. A crash before that is one before the event.
-            self._unsaid = records
-        elif records:
-            await self.journal.append_all(self.stream, records, segment.bulk, also=segment.ledger)
 
-    async def _start_over(self, error: Unavailable) -> None:
-        log.error("journal failed", stream=self.stream, error=error.code)
-        async with self._deciding:
-            self._decided, self._unsaid = [], []
-            self.machine = await asyncio.to_thread(self._rebuilt)
-        self._wake_at(time.time() + 1.0, Start())
+        async def write() -> None:
+            if segment.erases:
+                kept = [record for record in records if record[0] not in ERASED]
+                await self.journal.erase(self.stream, set(ERASED), records=kept, also=segment.ledger)
+            elif not segment.speaks and segment.bulk is None and not segment.ledger:
+                # Nobody hears of it yet: it is written with what is said next. A crash before that is one before the event.
+                self._unsaid = records
+            elif records:
+                await self.journal.append_all(self.stream, records, segment.bulk, also=segment.ledger)
+
+        return write
 
     async def _deliver(self, command: Send) -> None:
         if faults.armed:

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import msgspec
@@ -40,16 +41,17 @@ from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.values import Values
 from smpc_fl.nodes.net.pump import report_bug
 from smpc_fl.nodes.node import Node
-from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.nodes.rounds import RoundShell, insist
 from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
-from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan, State
+from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
 from smpc_fl.protocols.course import TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers, model_digest
 from smpc_fl.protocols.messages import (
     JobAnswer,
     JobOffer,
+    ReleaseReceipt,
     RoundClosed,
     RoundResult,
     RunState,
@@ -66,6 +68,8 @@ HOPELESS = (RolledBack, SubtractionRefused)
 """What another attempt would end with as well."""
 LONGEST_WAIT_FOR_ABSENT = 15.0
 """Seconds that an owner which is not connected holds up the start of a run."""
+TOLD_AGAIN = 8
+"""Rounds of a run, the last ones, of whose end a member that was away is told when it is back."""
 WAIT_AFTER_RESTART = 60.0
 """Seconds that a run under way waits for its owners when the coordinator comes back: they may have been killed as well."""
 
@@ -132,7 +136,7 @@ class Run:
         self._answers: dict[str, JobAnswer] = {}
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
-        self._closing: list[RoundShell] = []
+        self._closed: list[tuple[bytes, bool]] = []  # the last manifests (their hashes), and whether they were released
         self._values = Values(node.home / "values" / self.id.hex())
         self._newest: Buffer | None = None  # in memory while the run goes on
 
@@ -221,8 +225,13 @@ class Run:
             if self.state == "waiting":
                 self._answers.pop(peer, None)
             await self.node.tell(peer, JobOffer(self.id, self.book.start))
-        for shell in [*self._closing, *([self._shell] if self._shell else [])]:
-            await shell.feed(PeerUp(peer))
+        for manifest_hash, released in self._closed:
+            if released and peer in self.cohort:
+                await self.node.tell(peer, RoundClosed(manifest_hash, released))
+            elif released and peer in self._aggregators():
+                await self.node.tell(peer, ReleaseReceipt(manifest_hash))
+        if self._shell is not None:
+            await self._shell.feed(PeerUp(peer))
         self._answered.set()
 
     async def on_round_message(self, event: Received) -> None:
@@ -245,6 +254,7 @@ class Run:
         if self.book.end is not None:
             await self.forget_rounds()  # a crash may have come between the end and that
             return
+        await self._forget_finished()  # as between a result and that
         try:
             await self._approvals()
             self.state, self.waiting_for = "running", ""
@@ -265,7 +275,7 @@ class Run:
         self._cancelled = True
 
     async def _finish(self, end: RunState) -> None:
-        await self.node.journal.append(self._stream, "end", encode(end))
+        await self._insist(lambda: self.node.journal.append(self._stream, "end", encode(end)))
         self.book.end, self.state = end, end.state
         await self.forget_rounds()
         await self.publish(self, end, await self.newest())
@@ -274,16 +284,20 @@ class Run:
     async def forget_rounds(self) -> None:
         """Erase what is left of the run's rounds, once its end is durable: of those that failed as well."""
         for stream in self.node.journal.streams(f"round/{self.id.hex()}/"):
-            await self.node.journal.erase(stream)
+            await self._insist(partial(self.node.journal.erase, stream))
+
+    async def _insist(self, write: Callable[[], Awaitable[object]]) -> None:
+        """A full disk holds a run up; it does not end it."""
+        await insist(write, run=self.id.hex())
 
     def tells(self, manifest_hash: bytes) -> bool:
         """Whether owners hear from this run how that manifest's round ends, or has just ended."""
-        for shell in [*self._closing, *([self._shell] if self._shell else [])]:
-            machine = shell.machine
+        if self._shell is not None:
+            machine = self._shell.machine
             assert isinstance(machine, CoordinatorRound)
             if machine.manifest_hash == manifest_hash:
-                return shell is self._shell or machine.state is State.DONE
-        return False
+                return True
+        return (manifest_hash, True) in self._closed
 
     async def newest(self) -> Buffer:
         """The newest model (float32), or the aggregate (float64). Raises `Unavailable`."""
@@ -429,14 +443,21 @@ class Run:
 
     async def _keep(self, result: RoundResult, value: Buffer) -> None:
         """Result and value are durable; only then are the round's partial sums erased."""
-        await asyncio.to_thread(self._values.write, result.number, value)
-        await self.node.journal.append(self._stream, "result", encode(result))
+        await self._insist(lambda: asyncio.to_thread(self._values.write, result.number, value))
+        await self._insist(lambda: self.node.journal.append(self._stream, "result", encode(result)))
         self.book.results.append(result)
         self._newest = value
-        rounds = [train_round(result.number), evaluation_round(result.number)]
-        streams = [s for r in rounds for s in self.node.journal.streams(f"round/{self.id.hex()}/{r}/")]
-        await asyncio.gather(*(self.node.journal.erase(stream) for stream in streams))
+        await self._forget_finished()
         await self.publish(self, result, value)
+
+    async def _forget_finished(self) -> None:
+        """Erase keys and partial sums of the rounds that have their result."""
+        done = {
+            r for result in self.book.results for r in (train_round(result.number), evaluation_round(result.number))
+        }
+        streams = self.node.journal.streams(f"round/{self.id.hex()}/")
+        over = [stream for stream in streams if int(stream.split("/")[2]) in done]
+        await asyncio.gather(*(self._insist(partial(self.node.journal.erase, stream)) for stream in over))
 
     # --- one round, attempt after attempt ---
 
@@ -457,7 +478,7 @@ class Run:
                 round_number, attempt.attempt + 1, self._present(), self._aggregators(), list(outcome.aborts)
             ))  # fmt: skip
             # Its manifest stays until the round is over: owners may still ask about it.
-            await self.node.journal.erase(self._round_stream(attempt), SECRET)
+            await self._insist(partial(self.node.journal.erase, self._round_stream(attempt), SECRET))
 
     async def _attempt(self, round_number: int) -> Attempt:
         """The attempt that is under way, or the first one."""
@@ -467,7 +488,7 @@ class Run:
         return of_round[-1]
 
     async def _note(self, attempt: Attempt) -> Attempt:
-        await self.node.journal.append(self._stream, "attempt", msgspec.msgpack.encode(attempt))
+        await self._insist(lambda: self.node.journal.append(self._stream, "attempt", msgspec.msgpack.encode(attempt)))
         self.book.attempts.append(attempt)
         return attempt
 
@@ -511,7 +532,10 @@ class Run:
         )
         self._shell = shell
         await shell.start()
-        return await done
+        outcome = await done
+        if isinstance(outcome, GivenUp):
+            shell.close()
+        return outcome
 
     async def _close(self, released: bool) -> None:
         """Owners may erase their upload; aggregators that were away get their receipt when they are back."""
@@ -522,4 +546,6 @@ class Run:
         assert isinstance(machine, CoordinatorRound)
         for owner in machine.plan.cohort:
             await self.node.tell(owner, RoundClosed(machine.manifest_hash or bytes(32), released))
-        self._closing = [*self._closing[-7:], shell]
+        # Not the shell: a model and a total would stay in memory with it.
+        shell.close()
+        self._closed = [*self._closed, (machine.manifest_hash, released)][-TOLD_AGAIN:]
