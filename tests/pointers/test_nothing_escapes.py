@@ -250,7 +250,7 @@ def test_nothing_that_a_pointer_holds_is_data(world: Watched) -> None:
 
 ITEMS: dict[str, list[Any]] = {
     "tensor": [Ref(0), Ref(1), Ref(2), Ref(9)],
-    "operand": [Ref(0), Ref(1), 2, -0.5, True],
+    "operand": [Ref(0), Ref(1), Ref(2), 2, -0.5, True],
     "operand?": [None, Ref(1), 0.0],
     "tensor?": [None, Ref(1)],
     "tensors": [(Ref(0), Ref(0)), (Ref(0), Ref(1)), (Ref(1),)],
@@ -287,10 +287,13 @@ WIDE = Literal("float32", (4,), np.array([1.5, -2, 0, 3], np.float32).tobytes())
 
 
 def calls(op: Operation) -> list[tuple[Any, ...]]:
-    """Some of all that may be asked of an operation: every item of every parameter at least once, with defaults behind."""
+    """Some of all that may be asked of an operation: every item of every parameter at least once, with defaults behind, and
+    every pair of operands."""
     menus = [ITEMS[parameter.kind] for parameter in op.parameters]
     draw = random.Random(op.name)
     found = {tuple(menu[0] for menu in menus)}
+    if all(parameter.kind in ("tensor", "operand") for parameter in op.parameters[:2]):
+        found |= set(itertools.product(*menus[:2]))
     for place, menu in enumerate(menus):
         for item in menu:
             found.add((*(draw.choice(other) for other in menus[:place]), item))
