@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 import structlog
 
-from smpc_fl.errors import MalformedMessage, ManifestRefused, WrongRole
+from smpc_fl.errors import MalformedMessage, ManifestRefused, SmpcError, WrongRole
 from smpc_fl.nodes.home.config import AggregatorConfig
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.link import Link
@@ -160,6 +160,8 @@ class Aggregator(Node):
 
             async def finished(outcome: object) -> None:
                 self.metrics.round_ended(released=outcome is None)
+                if isinstance(outcome, SmpcError):
+                    log.warning("no release", run=key[0].hex(), round=key[1], error=outcome.code, message=outcome.message)
                 self._uploads.forget()
 
             shell = RoundShell(

@@ -4,6 +4,7 @@ could be subtracted from an earlier one."""
 from __future__ import annotations
 
 import shutil
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -56,4 +57,6 @@ def test_an_aggregator_from_a_backup_is_found_out_by_name(fed: sf.LocalFederatio
     fed.revive(RESTORED)
     with pytest.raises(RolledBack, match=f"{RESTORED} says that it has voted to release .* sums"):
         _train(fed, seed=12)
-    assert f"{WITNESS} is for an abort: {RESTORED} says" in fed.log_path(RESTORED).read_text()
+    pause = threading.Event()
+    while f"{WITNESS} is for an abort: {RESTORED} says" not in fed.log_path(RESTORED).read_text():
+        pause.wait(0.02)  # until the one that was restored has heard who remembers
