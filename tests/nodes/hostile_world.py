@@ -88,7 +88,8 @@ class Hostile:
                 self._dialers.append(dialer)
             await self.linked("coordinator", AGGREGATOR)
             await self.linked("bob", AGGREGATOR)
-        await self.linked("coordinator", OWNER)
+        if OWNER in self.real:
+            await self.linked("coordinator", OWNER)
         return self
 
     async def close(self) -> None:
