@@ -112,7 +112,7 @@ def worst_p(aggregators: int) -> float:
     return min(held_out_p(np.array([view(rig, coalition) for rig in rigs]), labels) for coalition in coalitions)
 
 
-@pytest.mark.parametrize("aggregators", [2, 3, 5])
+@pytest.mark.parametrize("aggregators", [2, 3])
 def test_no_coalition_tells_zero_from_extreme(aggregators: int) -> None:
     assert worst_p(aggregators) > 1e-3
 
