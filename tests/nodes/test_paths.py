@@ -204,6 +204,17 @@ def a_command(*words: str) -> Place:
     return use
 
 
+ADD = (
+    "datasets",
+    "add",
+    "--config=alice.toml",
+    "--private=x.csv",
+    "--mock=auto",
+    "--inputs=x",
+    "--target=y",
+    "--",
+    "NAME",
+)
 PLACES: dict[str, Place] = {
     "a data set in the node's own ledger": a_data_set("own"),
     "a data set in Syft": a_data_set("syft"),
@@ -226,9 +237,7 @@ PLACES: dict[str, Place] = {
     "roster invite --id": a_command("roster", "invite", "roster.toml", "--id=NAME", "--role", "owner"),
     "roster revoke --id": a_command("roster", "revoke", "roster.toml", "--id=NAME"),
     "enrol --token": a_command("enrol", "--token=NAME/owner/aaaaaaaaaaaaaaaaaaaaaaaaaa", "--key", "new.key"),
-    "datasets add": a_command(
-        *"datasets add --config alice.toml --private x.csv --mock auto --inputs x --target y -- NAME".split()
-    ),
+    "datasets add": a_command(*ADD),
     "datasets remove": a_command("datasets", "remove", "--config", "alice.toml", "--", "NAME"),
     "requests show": a_command("requests", "show", "--config", "alice.toml", "--", "NAME"),
 }
