@@ -45,9 +45,13 @@ def read_invitations(draft: Path) -> tuple[Invitation, ...]:
         return ()
     data = read(path, "a list of invitations", "`smpc-fl roster invite` writes it")
     try:
-        return msgspec.convert(tomllib.loads(data.decode("utf-8")), _File).invitations
-    except (UnicodeDecodeError, tomllib.TOMLDecodeError, msgspec.ValidationError) as error:
+        found = msgspec.convert(tomllib.loads(data.decode("utf-8")), _File).invitations
+        for invitation in found:
+            if datetime.fromisoformat(invitation.expires).tzinfo is None:
+                raise ValueError(f"{invitation.expires} has no time zone")
+    except (ValueError, RecursionError) as error:
         raise ConfigInvalid(f"{path}: not a list of invitations: {error}") from None
+    return found
 
 
 def _write(draft: Path, invitations: tuple[Invitation, ...]) -> None:

@@ -120,6 +120,8 @@ def campaign(plan: dict[str, int], seed: int, workers: int, show: Any = print) -
                 worker.case = said
                 done[worker.block.target] += 1  # type: ignore[union-attr]
             elif isinstance(said, Finding):
+                if said.what not in {finding.what for finding in findings}:
+                    show(f"found: {said}")
                 findings.append(said)
             elif waiting:
                 worker.give(waiting.pop())

@@ -50,7 +50,8 @@ _TOKENS = (
     b"-1", b"0", b"'\\'", b"9223372036854775808", b"1" * 5000, b"nan", b"-inf", b"1e400", b'""', b'"\\u0000"', b'"../../x"',
     b'"~nosuch/x"', b'"~"', b"[]", b"{}", b"true", b"1979-05-27", b'"\xff"', b'"a\\nb"', b"[" * 2000, b"{a=" * 900,
     b"[[[[[]]]]]", b'"fit"', b'"' + b"a" * 5000 + b'"', b"0x7fffffffffffffffffff", b"[1, 1]", b'["x", "x"]', b"07:32:00",
-    b'"wss://h:1"', b'"[::]:8443"',
+    b'"wss://h:1"', b'"[::]:8443"', b'"2027-01-31"', b'"0001-01-01T00:00:00+00:00"', b'"2027-01-31T12:00:00"',
+    b'"9999-12-31T23:59:59-12:00"',
 )  # fmt: skip
 
 
@@ -113,7 +114,7 @@ def take_job_file(data: bytes) -> None:
 
 
 def _drafts() -> list[bytes]:
-    from smpc_fl.roster import Member, Revocation, Roster
+    from smpc_fl.roster import Member, Revocation, Roster, Rotation
 
     key = [Identity.generate(Draws(number)).public.key for number in range(4)]
     members = [
@@ -121,7 +122,10 @@ def _drafts() -> list[bytes]:
         Member("b", "aggregator", key[1], "wss://b:1"),
         Member("c", "coordinator", key[2], "ws://[::1]:2"),
     ]
-    return [roster_file.draft_to_toml(Roster.of("f", 3, members, [Revocation("d", key[3], "lost")])).encode()]
+    old = Identity.generate(Draws("old"))
+    rotated = Rotation.make("a", old, Identity.generate(Draws(0)), old.public)
+    gone = [Revocation("d", key[3], "lost")]
+    return [roster_file.draft_to_toml(Roster.of("f", 3, members, gone, [rotated])).encode()]
 
 
 def take_draft(data: bytes) -> None:

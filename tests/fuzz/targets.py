@@ -6,13 +6,15 @@ import compute_targets
 import dataset_targets
 import file_targets
 import machine_targets
+import member_targets
 import state_targets
 import vector_targets
 import wire_targets
 from engine import Target
 
 MODULES = (
-    wire_targets, vector_targets, compute_targets, file_targets, dataset_targets, state_targets, machine_targets
+    wire_targets, vector_targets, compute_targets, file_targets, dataset_targets, state_targets, member_targets,
+    machine_targets,
 )  # fmt: skip
 
 

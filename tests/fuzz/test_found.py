@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
+import re
 import sqlite3
 import zipfile
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import msgspec
@@ -13,9 +16,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from smpc_fl.enrolment import ask
 from smpc_fl.errors import ConfigInvalid, DatasetInvalid, InternalError, Unavailable
+from smpc_fl.identity import Identity
 from smpc_fl.nodes.cli.job_file import read_job
-from smpc_fl.nodes.home import config, spool
+from smpc_fl.nodes.home import config, invitations, spool
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.roster_file import read_draft
 from smpc_fl.nodes.ledger.datasets import read_dataset
@@ -69,6 +74,19 @@ def test_a_certificate_of_another_curve_version_or_names(tmp_path: Path) -> None
         (tmp_path / "ca.key").write_bytes(certificates.key_pem(authority.key))
         with pytest.raises(ConfigInvalid, match="not a CA"):
             certificates.open_authority(tmp_path, "ca")
+
+
+@pytest.mark.parametrize(
+    "changed", ["[" * 5000, "1" * 5000, '"2026-01-01T00:00:00"', '"tomorrow"', '"9999-12-31T23:59:59+99:00"']
+)
+def test_a_list_of_invitations_that_nobody_wrote(tmp_path: Path, changed: str) -> None:
+    """`RecursionError`, `ValueError`, and `TypeError` for a time without a zone, which is held against the clock."""
+    draft, now = tmp_path / "roster.toml", datetime(2026, 1, 1, tzinfo=UTC)
+    token = invitations.invite(draft, "alice", "owner", "", timedelta(days=1), now=now, entropy=os.urandom)
+    path = invitations.invitations_path(draft)
+    path.write_text(re.sub(r"expires = .*", lambda _: f"expires = {changed}", path.read_text()))
+    with pytest.raises(ConfigInvalid, match="not a list of invitations"):
+        invitations.accept(draft, ask(token, Identity.generate(os.urandom)), now=now)
 
 
 def _pem(der: bytes) -> bytes:

@@ -61,7 +61,7 @@ TAKEN = {
 TWICE = ("FrozenList.", "Vote.")
 """Two different statements of such a kind, by one aggregator, end the attempt: that is the effect."""
 
-FOLLOWED = 2
+FOLLOWED = 1
 """Swaps of each name whose round is gone through to its end."""
 
 

@@ -27,7 +27,7 @@ from smpc_fl.errors import (
     SmpcError,
 )
 from smpc_fl.identity import Identity
-from smpc_fl.nodes.net import framing
+from smpc_fl.nodes.net import framing, sizes
 from smpc_fl.plans import document, layout
 from smpc_fl.pointers import lineage, session
 from smpc_fl.protocols import codec, messages, records
@@ -99,6 +99,11 @@ def _envelopes() -> list[bytes]:
 def take_message(data: bytes) -> None:
     same(codec.decode_message(data), codec.encode, data)
     same(codec.decode_message(memoryview(data)), codec.encode, data)
+    kind = type(codec.decode_message(data))
+    if sizes.type_of(data) != kind.__name__:
+        raise Wrong("the type that stands in front is another")
+    if len(data) > sizes.longest(kind, members=1 << 15, aggregators=64):
+        raise Wrong("a message is longer than the longest of its type")
 
 
 def take_envelope(data: bytes) -> None:
