@@ -117,7 +117,10 @@ class KeyRing:
         except SmpcError:  # as above
             return signer
         former = [self._held[key.key] for key in believed if key.key in self._held]
-        return former[-1] if former else signer
+        if former:
+            return former[-1]
+        self._first, self._held = signer, {signer.public.key: signer}  # a key that counts no more is not kept in memory
+        return signer
 
     def _look(self) -> None:
         """Keys that have come since: a successor, or the successor in the first one's place."""

@@ -197,6 +197,7 @@ def test_a_running_node_takes_the_new_key_by_itself(made: OnDisk) -> None:
     assert not speaks(node, behind)
     assert speaks(node, members.current)
     assert not members.key_of("alice").verify(b"x", old.sign(b"x"))
+    assert list(node._ring._held) == [new.public.key]
 
 
 def test_after_a_restart_it_is_as_before(made: OnDisk) -> None:
