@@ -155,7 +155,11 @@ def test_the_walk_through(machines: Machines) -> None:
 
     a_fourth_clinic_joins(machines)
     with sf.connect(machines.folder / "east" / "federation.toml") as fed:
+        until(lambda: fed.owners == ["east", "north", "south", "west"], "the second version has come round")
+        a_key_is_replaced(machines, fed)
         a_stolen_key_is_revoked(machines, fed)
+    machines.blocks += DOCUMENT["Restarts and backups"]
+    assert "north as of" in machines.next("smpc-fl backup")
     assert not machines.blocks
     a_connection_begins_with_the_newest_roster(machines.folder)
     a_revoked_researcher_hears_why_at_once(machines.folder)
@@ -166,8 +170,13 @@ def all_there(status: str, count: int) -> bool:
 
 
 def a_fourth_clinic_joins(machines: Machines) -> None:
-    for block in ("keygen west/west.key", "roster add"):
+    for block in ("roster invite", "smpc-fl enrol", "roster enrol"):
         machines.next(block)
+    refused = smpc_fl(
+        "roster", "enrol", *(machines.folder / name for name in ("office/roster.toml", "west/west.request")), "--yes",
+        exit_code=2,
+    )  # fmt: skip
+    assert "serves once" in refused
     checked = machines.next("init owner west/owner.toml")
     assert "WRONG" not in checked
     assert "4 owners in the roster" in checked
@@ -177,8 +186,15 @@ def a_fourth_clinic_joins(machines: Machines) -> None:
     machines.next("smpc-fl owner --config west/owner.toml")
 
 
+def a_key_is_replaced(machines: Machines, fed: sf.Federation) -> None:
+    for block in ("smpc-fl rotate", "roster rotate"):
+        said = machines.next(block)
+    assert "new key: south, signed by the one before" in said
+    machines.wait_for("west/owner.toml", '"event": "key replaced"')
+    until(lambda: fed.status().roster_version == 3, "the new key has come round")
+
+
 def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
-    until(lambda: fed.owners == ["east", "north", "south", "west"], "the second version has come round")
     fed.wait_for_owners()
     net = runpy.run_path(str(ROOT / "examples" / "own_data" / "model.py"))["make"]()
     plan = sf.Plan.from_module(net, example=(torch.zeros(4, 4), torch.zeros(4).long()))
@@ -204,7 +220,7 @@ def a_stolen_key_is_revoked(machines: Machines, fed: sf.Federation) -> None:
             break
     with pytest.raises(sf.RunFailed, match="cancelled"):
         run.wait()
-    until(lambda: fed.status().roster_version == 3, "the new roster has come round")
+    until(lambda: fed.status().roster_version == 4, "the new roster has come round")
     machines.wait_for("north/owner.toml", "RevokedKey")
     assert "coordinator refused north: the key of north was revoked (laptop stolen)" in machines.printed(
         "north/owner.toml"
