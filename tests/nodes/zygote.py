@@ -70,12 +70,12 @@ class Zygote:
         self._pids.put(None)
 
     def close(self) -> None:
-        """End it; its children see the end of their standard input."""
+        """End it, and its children at once."""
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._process.stdin.close()
-        self._process.wait(30.0)
-        self._reader.join(30.0)
+        self._process.wait()
+        self._reader.join()
         self._process.stdout.close()
 
 
@@ -113,8 +113,8 @@ def _main(preload: str) -> None:
                         _say(pid=pid, status=status)
                 continue
             if not data:
-                os.close(held)
                 for pid in alive:
+                    os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
                 return
             *lines, orders = (orders + data).split(b"\n")
