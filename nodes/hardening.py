@@ -15,8 +15,6 @@ import os
 import resource
 import sys
 
-import structlog
-
 SWITCH = "SMPC_FL_DEBUGGABLE"
 _PR_GET_DUMPABLE, _PR_SET_DUMPABLE = 3, 4  # <linux/prctl.h>
 
@@ -44,9 +42,11 @@ def _undumpable() -> bool:
 
 def harden_node() -> None:
     """As `harden`, and one line in the log where it is not all that it should be."""
-    log = structlog.get_logger()
     if harden():
         return
+    import structlog  # not for the command line, which hardens itself at every call
+
+    log = structlog.get_logger()
     if os.environ.get(SWITCH) == "1":
         log.warning(
             "DEBUGGABLE",

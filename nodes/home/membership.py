@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import structlog
-
 from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.home.config import NodeConfig, OwnerConfig
@@ -21,7 +19,6 @@ from smpc_fl.nodes.home.roster_file import date_of
 from smpc_fl.roster import MAX_ROSTER, Member, Membership, Role, accept_update, everybody, nobody, open_roster
 
 LATEST = "roster.latest"
-log = structlog.get_logger()
 
 
 def read_signed(path: Path) -> bytes:
@@ -102,12 +99,14 @@ class LiveMembership:
         return self._current != before
 
     def _tell_rotations(self, before: Membership) -> None:
+        import structlog  # the command line reads rosters too, and would pay for it at every call
+
         for rotation in self._current.roster.rotations:
             if rotation not in before.roster.rotations:
                 until = date_of(rotation.until)
                 new = PublicIdentity(rotation.new).fingerprint
                 message = f"new key {new}, signed by the one before, which counts until {until}"
-                log.warning("key replaced", peer=rotation.id, message=message)
+                structlog.get_logger().warning("key replaced", peer=rotation.id, message=message)
 
     @property
     def current(self) -> Membership:
