@@ -62,7 +62,7 @@ def install(path: Path, patch: Callable[[Any, str, Any], None]) -> None:
         return signed, attachment
 
     patch(Link, "receive", recorded)
-    for holder, name in ((Channel, "open_seed"), (Channel, "open_blinder"), (relay.Asked, "open")):
+    for holder, name in ((Channel, "open_seed"), (Channel, "open_blinder"), (relay.Asked, "read")):
         patch(holder, name, _opened(getattr(holder, name), keep))
 
     finish = VectorOpener.finish
@@ -92,7 +92,10 @@ class _RecordedSink:
 def _opened(function: Callable[..., Any], keep: Callable[..., None]) -> Callable[..., Any]:
     def opened(*arguments: Any) -> Any:
         result = function(*arguments)
-        keep(f"decrypted by {function.__qualname__}", *(result if isinstance(result, tuple) else (result,)))
+        parts = result if isinstance(result, tuple) else (result,)
+        # An owner's refusal is read in the same way as its answer.
+        said = [str(part).encode() if isinstance(part, Exception) else part for part in parts]
+        keep(f"decrypted by {function.__qualname__}", *said)
         return result
 
     return opened

@@ -4,6 +4,7 @@ or says in an error holds them, in whatever spelling. Real processes; one of the
 from __future__ import annotations
 
 import functools
+import os
 import struct
 import urllib.request
 from base64 import b64encode
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from canary import Scanner
+from process_memory import written_memory
 from recorder import install, site
 
 import smpc_fl as sf
@@ -265,6 +267,43 @@ def test_refused_pointers_say_nothing(world: World) -> None:
     scanner = canaries()
     scanner.scan("errors", "\n".join(world.said).encode())
     assert not scanner.leaks
+
+
+def memory_patterns() -> dict[str, bytes]:
+    """The spellings that a value has in memory, and some that it is said in; long enough for no coincidence."""
+    found = {f"row of x {mark}": struct.pack(f"{mark}4f", *FEATURES) for mark in "<>"}
+    found |= {f"row of z {mark}": struct.pack(f"{mark}2d", *DOUBLES) for mark in "<>"}
+    for value in (*FEATURES, *DOUBLES):
+        found[f"{value} in writing"] = f"{value:.7g}".encode()
+        found |= {f"{value} {mark}": struct.pack(f"{mark}d", value) for mark in "<>"}
+        found |= {f"{value} rounded {mark}": struct.pack(f"{mark}d", np.float32(value)) for mark in "<>"}
+    return found | {
+        "weight in fixed point": encoded_weight(),
+        "label": str(LABEL).encode(),
+        "weight": str(WEIGHT).encode(),
+    }
+
+
+@pytest.mark.parametrize("member", ["aggregator-1", "coordinator"])
+def test_a_core_file_of_another_process_holds_no_canary(world: World, member: str) -> None:
+    """All that it has written to memory in its life and not overwritten, read from outside while it lives."""
+    pid, patterns = world.fed.processes[member], memory_patterns()
+    if os.geteuid():
+        with pytest.raises(PermissionError):
+            next(written_memory(pid))
+        return  # closed to everybody but root, who reads it below
+    size = 0
+    for piece in written_memory(pid):
+        size += len(piece)
+        assert not [name for name, pattern in patterns.items() if pattern in piece]
+    assert size > 1 << 22
+
+
+def test_a_core_file_of_the_owner_holds_them(world: World) -> None:
+    """The control."""
+    if os.geteuid() == 0:
+        row = memory_patterns()["row of x <"]
+        assert any(row in piece for piece in written_memory(world.fed.processes[KEEPER]))
 
 
 def test_nothing_is_left_behind_when_all_have_stopped(world: World) -> None:
