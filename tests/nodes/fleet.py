@@ -178,25 +178,31 @@ class Fleet(OnDisk):
     def run(self, chains: Mapping[str, Iterable[str]] | None = None) -> None:
         """Start every node, with the first fault of its chain if it has one."""
         self.chains = {node: deque(chain) for node, chain in (chains or {}).items()}
-        sockets = [each.fileno() for each in self.sockets.values()]
         plan = self.folder / "plan"
         plan.write_bytes(the_plan().to_bytes())
-        self._zygote = Zygote(sockets, self.folder / "zygote.log", {PLAN: str(plan)}, preload="fleet:warm")
+        self._zygote = Zygote(self.descriptors, self.folder / "zygote.log", {PLAN: str(plan)}, preload="fleet:warm")
         for id_, role in self.roles.items():
             if role != "researcher":
                 (self.folder / id_ / "node.toml").write_text(self._config(id_, self.data.get(id_)))
                 self._spawn(id_)
         self._watch.start()
 
+    @property
+    def descriptors(self) -> list[int]:
+        """Of the listening sockets, which nodes are handed."""
+        return [each.fileno() for each in self.sockets.values()]
+
+    def arguments(self, id_: str) -> list[str]:
+        """What starts a node."""
+        arguments = [self.roles[id_], "--config", str(self.folder / id_ / "node.toml"), "--with-parent"]
+        return [*arguments, "--listen-fd", str(self.sockets[id_].fileno())] if id_ in self.sockets else arguments
+
     def _spawn(self, id_: str) -> None:
         assert self._zygote is not None
         chain = self.chains.get(id_)
         fault = chain.popleft() if chain else ""
-        arguments = [self.roles[id_], "--config", str(self.folder / id_ / "node.toml"), "--with-parent"]
-        if id_ in self.sockets:
-            arguments += ["--listen-fd", str(self.sockets[id_].fileno())]
         environment = {VARIABLE: fault, PATCH: self.patch, NOTES: str(self.notes)}
-        pid = self._zygote.spawn(arguments, self.folder / f"{id_}.log", environment)
+        pid = self._zygote.spawn(self.arguments(id_), self.folder / f"{id_}.log", environment)
         self.pids[id_] = pid
         self._nodes[pid] = (id_, fault)
 

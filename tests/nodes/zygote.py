@@ -116,7 +116,7 @@ def _main(preload: str) -> None:
                 for pid in alive:
                     os.kill(pid, signal.SIGKILL)
                     os.waitpid(pid, 0)
-                return
+                os._exit(0)  # torch takes its time to be taken down
             *lines, orders = (orders + data).split(b"\n")
             for line in lines:
                 pid = os.fork()
