@@ -60,19 +60,28 @@ def input_of(target: Target, seed: int, case: int) -> Any:
 
 
 def run_case(target: Target, seed: int, case: int) -> Finding | None:
-    """None if the case came out as it should."""
+    """None if the case came out as it should. One that was slow is tried again: something may have been loaded."""
     data = input_of(target, seed, case)
     try:
-        began = time.process_time()
-        with _at_most(4 * SLOW):
-            target.take(data)
-        if time.process_time() - began > SLOW:
-            raise TooSlow(f"{time.process_time() - began:.1f} s")
-    except target.allowed:
-        return None
+        took = _time_of(target, data)
+        if took > SLOW:
+            took = min(took, _time_of(target, data))
+        if took > SLOW:
+            raise TooSlow(f"{took:.1f} s")
     except (Exception, TooSlow) as error:
         return Finding(target.name, seed, case, _what(error), shown(data))
     return None
+
+
+def _time_of(target: Target, data: Any) -> float:
+    """Seconds of processor time until the input was taken, or refused as documented."""
+    began = time.process_time()
+    try:
+        with _at_most(4 * SLOW):
+            target.take(data)
+    except target.allowed:
+        pass
+    return time.process_time() - began
 
 
 def run_cases(target: Target, seed: int, cases: range) -> Iterator[Finding]:
