@@ -182,14 +182,15 @@ class Aggregator(Node):
 
     def _index(self, shell: RoundShell) -> None:
         machine = _machine(shell.machine)
-        if machine.manifest_hash:
+        if machine.manifest_hash and self._rounds.get(machine.key) is shell:
             self._by_manifest[machine.manifest_hash] = machine.key
 
     def _retire(self) -> None:
         """Forget the machines of ended rounds; their journal streams stay, so nothing of them can begin anew."""
         for key, shell in list(self._rounds.items()):
             machine = _machine(shell.machine)
-            if machine.state in ENDED:
+            # One whose end is still being written stays: closed, it would not be, and another would begin where the journal is.
+            if machine.state in ENDED and shell.at_rest:
                 shell.close()
                 self._releases.withdraw(key)  # the ledger has its claim, if that stands
                 self._by_manifest.pop(machine.manifest_hash, None)

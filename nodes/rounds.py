@@ -161,6 +161,11 @@ class RoundShell:
         async with self._deciding:
             return question(self.machine)
 
+    @property
+    def at_rest(self) -> bool:
+        """Whether all that the machine has decided is done: until then the journal may not know it."""
+        return not (self._decided or self._acting.locked())
+
     async def _act(self) -> None:
         async with self._acting:
             # Whoever comes first acts for all that have decided by then; the others find nothing left to do.
