@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from rig import Draws
 
 from smpc_fl.errors import Unavailable
 from smpc_fl.nodes import rounds
@@ -45,13 +45,13 @@ async def test_an_attempt_whose_end_is_not_written_yet_is_not_forgotten(
 ) -> None:
     monkeypatch.setattr(rounds, "DISK_AGAIN", 0.0)
     FullJournal.tried = asyncio.Event()
-    parties = federation(["alice"], ["aggregator-0", "aggregator-1"], Draws("retire"))
+    parties = federation(["alice"], ["aggregator-0", "aggregator-1"], os.urandom)
     journal = FullJournal.open(tmp_path / "journal.db")
     releases = Releases()
 
     def build(records: Sequence[Record], bulk: bytearray | None) -> AggregatorRound:
         return AggregatorRound.restore(
-            parties["aggregator-0"], Rules(2), KEY, records, bulk, coordinator=COORDINATOR, entropy=Draws(1),
+            parties["aggregator-0"], Rules(2), KEY, records, bulk, coordinator=COORDINATOR, entropy=os.urandom,
             releases=releases,
         )  # fmt: skip
 
