@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
-from attacks import STRANGERS, Member, resident, under
 from hostile_world import AGGREGATOR, Hostile
 
+from bench.attacks import STRANGERS, Member, resident, under
 from bench.secure import SecureSide, start_secure
 from bench.task import Task
 from smpc_fl.nodes.home.config import AggregatorConfig, load

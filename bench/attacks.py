@@ -1,5 +1,5 @@
-"""Helper: what somebody who can reach a listener may do to it without being a member, and as one. Each attack lasts until
-it is cancelled, and counts what it has sent; bench-like scripts and CI tests share them."""
+"""What somebody who can reach a listener may do to it without being a member, and as one. Each attack lasts until
+it is cancelled. CI's tests and `scripts/hostile` share them."""
 
 from __future__ import annotations
 
@@ -13,13 +13,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from pathlib import Path
 
 import numpy as np
+from websockets.asyncio.client import connect as websockets_connect
 
 from smpc_fl.errors import SmpcError
 from smpc_fl.nodes.net.handshake import LocalMember, authenticate
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.protocols.codec import encode
-from smpc_fl.protocols.messages import Signed
+from smpc_fl.protocols.messages import Refusal, Signed
 
 Address = tuple[str, int]
 Attack = Callable[[Address], Awaitable[None]]
@@ -165,7 +166,7 @@ STRANGERS: dict[str, Attack] = {
 }
 
 
-HUGE = Signed("carol", b"\x81\xa4type\xadFreezeRequest" + bytes((1 << 25) - 200), bytes(64))
+HUGE = Signed("carol", b"\x81\xa4type\xadFreezeRequest" + bytes(1 << 23), bytes(64))
 
 
 class Member:
@@ -175,9 +176,9 @@ class Member:
         self.me, self.peer = me, peer
 
     async def link(self, address: Address) -> Link:
-        from wires import dial
-
-        link = Link(await dial(address[1]), dialled=True, limits=Limits(close=0.2))
+        limits = Limits(close=0.2)
+        socket = await websockets_connect("ws://{}:{}".format(*address), proxy=None, **limits.websocket())
+        link = Link(socket, dialled=True, limits=limits)
         await authenticate(link, self.me, expected=self.peer)
         return link
 
@@ -204,7 +205,7 @@ class Member:
             await asyncio.sleep(0)
 
     async def _huge(self, link: Link) -> None:
-        """32 MB under the name of a small message, fragment by fragment."""
+        """8 MB under the name of a small message, fragment by fragment."""
         await link.send(HUGE)
 
     async def _unfinished(self, link: Link) -> None:
@@ -222,8 +223,6 @@ class Member:
 
     async def _attached(self, link: Link) -> None:
         """Announces 1 GB that nobody asked for."""
-        from smpc_fl.protocols.messages import Refusal
-
         body = np.empty(1 << 30, np.uint8).data
         while True:
             await asyncio.create_task(link.send(self.me.sign(Refusal("Unavailable", "")), body))
