@@ -18,6 +18,7 @@ from smpc_fl.jobs import TrainJob, encode_job, job_digest
 from smpc_fl.nodes import owner_consent
 from smpc_fl.nodes.home.config import OwnerPolicy
 from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.ledger.base import Array
 from smpc_fl.nodes.ledger.own import OwnLedger
 from smpc_fl.nodes.owner_consent import Consent
 from smpc_fl.nodes.owner_data import Holdings
@@ -35,7 +36,7 @@ MEMBERSHIP = Membership(
 )
 ABC = ["alice", "bob", "carol"]
 JOB = TrainJob(plan=linear_plan().to_bytes(), inputs="x", targets="y", rounds=1)
-ROWS = {"x": np.ones((8, 10), np.float32), "y": np.zeros(8, np.int64)}
+ROWS: dict[str, Array] = {"x": np.ones((8, 10), np.float32), "y": np.zeros(8, np.int64)}
 
 
 class Alice:
