@@ -273,10 +273,8 @@ def memory_patterns() -> dict[str, bytes]:
     """The spellings that a value has in memory, and some that it is said in; long enough for no coincidence."""
     found = {f"row of x {mark}": struct.pack(f"{mark}4f", *FEATURES) for mark in "<>"}
     found |= {f"row of z {mark}": struct.pack(f"{mark}2d", *DOUBLES) for mark in "<>"}
-    for value in (*FEATURES, *DOUBLES):
-        found[f"{value} in writing"] = f"{value:.7g}".encode()
-        found |= {f"{value} {mark}": struct.pack(f"{mark}d", value) for mark in "<>"}
-        found |= {f"{value} rounded {mark}": struct.pack(f"{mark}d", np.float32(value)) for mark in "<>"}
+    for value in (*FEATURES[:2], *DOUBLES):
+        found |= {f"{value} in writing": f"{value:.7g}".encode(), f"{value} alone": struct.pack("<d", value)}
     return found | {
         "weight in fixed point": encoded_weight(),
         "label": str(LABEL).encode(),
