@@ -38,27 +38,31 @@ class Block:
 
 def work(pipe: Connection) -> None:
     """A process: blocks come in; a number for each case that begins, findings, and None at the end of a block go out."""
-    known = targets.by_name()
-    for target in known.values():
-        input_of(target, 0, 0)  # what is loaded and prepared once does not count
-    limited = False
+    known, prepared = targets.by_name(), set[str]()
     while (block := pipe.recv()) is not None:
         target = known[block.target]
+        if block.target not in prepared:
+            prepared.add(block.target)
+            _limit(None)
+            for _ in run_cases(target, 0, range(1)):  # what is loaded and prepared once does not count
+                pass
+            _limit(MEMORY)
         for case in block.cases:
             pipe.send(case)
             faulthandler.dump_traceback_later(STUCK, exit=True)
             for finding in run_cases(target, block.seed, range(case, case + 1)):
                 pipe.send(finding)
             faulthandler.cancel_dump_traceback_later()
-            limited = limited or _limit()
         pipe.send(None)
 
 
-def _limit() -> bool:
-    with open("/proc/self/statm") as file:
-        now = int(file.read().split()[0]) * resource.getpagesize()
-    resource.setrlimit(resource.RLIMIT_AS, (now + MEMORY, now + MEMORY))
-    return True
+def _limit(more: int | None) -> None:
+    """This process may take so many bytes more than it has; None: any number."""
+    most = resource.RLIM_INFINITY
+    if more is not None:
+        with open("/proc/self/statm") as file:
+            most = int(file.read().split()[0]) * resource.getpagesize() + more
+    resource.setrlimit(resource.RLIMIT_AS, (most, resource.RLIM_INFINITY))
 
 
 class Worker:
