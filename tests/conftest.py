@@ -1,11 +1,13 @@
-"""The order in which scripts/test hands files to its processes: a file stays whole, for it may share a federation.
+"""How the suite runs: which files begin, and without anybody's stop-watch.
 
-What takes longest begins first, so that no process waits for another at the end. `./scripts/test --durations=40` says what
-takes how long; a name that is missing here costs time and nothing else."""
+scripts/test hands whole files to its processes, for a file may share a federation. What takes longest begins first, so that
+no process waits for another at the end. `./scripts/test --durations=40` says what takes how long; a name that is missing
+here costs time and nothing else."""
 
 from __future__ import annotations
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 LONGEST = (
     "test_readme.py",
@@ -18,6 +20,10 @@ LONGEST = (
     "test_dropouts.py",
     "test_bench.py",
 )
+
+# A machine with other things to do is slow now and then, which is no fault of what is tested.
+settings.register_profile("unhurried", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("unhurried")
 
 
 @pytest.hookimpl(trylast=True)

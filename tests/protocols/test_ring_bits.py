@@ -36,7 +36,7 @@ def check(simulation: Simulation, outcome: object) -> None:
     np.testing.assert_allclose(total / total[-1], sent.mean(0), rtol=1e-13, atol=numbers.worst_error)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.integers(8, 64), st.integers(2, 12), st.integers(2, 4), st.integers(2, 70), st.integers(0, 2**32))
 def test_the_sum_is_exact_in_a_ring_of_any_bits(
     bits: int, owners: int, aggregators: int, dimension: int, seed: int

@@ -32,7 +32,7 @@ from smpc_fl.protocols.simulate import COORDINATOR, Simulation, decoded
 # --- exact aggregation ---
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=20)
 @given(st.data())
 def test_the_sum_is_pythons_sum_and_the_mean_is_within_its_bound(data: st.DataObject) -> None:
     owners = data.draw(st.one_of(st.integers(2, 8), st.integers(9, 50)), "owners")

@@ -185,7 +185,7 @@ def one_by_one(work: Callable[[int, int], None], n: int) -> None:
             done.result()
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(RINGS, st.integers(1, 70), st.integers(0, 4), st.integers(0, 2**32))
 def test_a_sum_is_the_same_however_the_work_is_divided(ring: Ring, n: int, streams: int, seed: int) -> None:
     words, added = draw(ring, n, seed), STREAMS[:streams]

@@ -157,7 +157,7 @@ SIZES = st.one_of(
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(8, 64), SIZES, st.integers(0, 2**32))
 def test_what_is_packed_comes_back_without_what_was_above(bits: int, n: int, seed: int) -> None:
     chosen = Ring(bits)

@@ -91,7 +91,7 @@ def aggregate(case: Aggregation, encoded: dict[str, RingArray]) -> RingArray:
     return total
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(aggregations())
 def test_the_sum_is_exact_and_the_mean_within_its_bound(case: Aggregation) -> None:
     owners = len(case.weights)
@@ -126,7 +126,7 @@ def test_the_sum_is_exact_and_the_mean_within_its_bound(case: Aggregation) -> No
             assert abs(got - in_float64) <= stated
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(aggregations())
 def test_weights_on_the_grid_leave_only_the_numerators_rounding(case: Aggregation) -> None:
     # Counts over a power of two: the divisor is exact, and the tighter bound holds.
