@@ -29,7 +29,8 @@ from smpc_fl.nodes.coordinator import Coordinator
 from smpc_fl.nodes.home.config import CoordinatorConfig, OwnerConfig
 from smpc_fl.nodes.home.values import Values
 from smpc_fl.nodes.node import run_node
-from smpc_fl.nodes.owner import Key, Owner
+from smpc_fl.nodes.owner import Owner
+from smpc_fl.nodes.owner_contributions import Key
 from smpc_fl.nodes.rounds import RoundShell
 from smpc_fl.protocols.commands import Computed, ComputeFailed, PeerUp, Received
 from smpc_fl.protocols.coordinator import CoordinatorRound, Released, RoundPlan

@@ -328,7 +328,7 @@ class Owner(Node):
             purpose = purpose_of(job, round_number)
             async with self._computing:
                 vector, data = await asyncio.to_thread(
-                    self.holdings.vector, job, purpose, round_number, model, owner=self.id, cohort=sorted(start.cohort)
+                    self.holdings.dated_vector, job, purpose, round_number, model, owner=self.id, cohort=sorted(start.cohort)
                 )
             if data != giving.offered:
                 raise Unavailable("this owner's data changed while it computed: try again")

@@ -136,21 +136,21 @@ class Holdings:
 
     # --- work ---
 
-    def vector(
+    def dated_vector(
         self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
     ) -> tuple[SecureVector, bytes]:
-        """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded; and the digest
-        of the data that it was computed on. Raises `Unavailable` if they changed meanwhile."""
+        """As `vector`, and the digest of the data that it was computed on. Raises `Unavailable` if they changed meanwhile."""
         used = tensors_of(job, purpose)
         data = self.digest(used)
-        vector = self._vector(job, purpose, round_number, model, owner=owner, cohort=cohort)
+        vector = self.vector(job, purpose, round_number, model, owner=owner, cohort=cohort)
         if self.digest(used) != data:
             raise Unavailable("this owner's data changed while it computed: try again")
         return vector, data
 
-    def _vector(
+    def vector(
         self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
     ) -> SecureVector:
+        """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded."""
         work = work_of(job, purpose)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)

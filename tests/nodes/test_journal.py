@@ -241,7 +241,7 @@ async def test_a_log_that_cannot_be_truncated_fails_the_erasure_alone(journal: J
 
 async def test_our_own_bug_is_not_called_a_disk(journal: Journal) -> None:
     with pytest.raises(TypeError):
-        await journal._change(lambda db: len(None))  # type: ignore[arg-type]
+        await journal._change(lambda db: len(None), [])  # type: ignore[arg-type]
     with pytest.raises(Unavailable):
         await journal.append("s", "k", object())  # type: ignore[arg-type]
     await journal.append("s", "k", b"")
