@@ -49,6 +49,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger()
 
+REPORTS_FIRST = 10.0
+"""Seconds that an owner which comes back with a report that nobody has taken does nothing else, at most."""
 LEDGER_POLL = 0.5
 """Seconds between looks at whether the owner has decided (`smpc-fl requests approve` runs in another process)."""
 OPEN_ROUNDS = 256
@@ -105,6 +107,7 @@ class Owner(Node):
             publish_configured(self.ledger, self.config.datasets)
             self.holdings = Holdings(self.ledger)
 
+        await self._report_again()
         try:
             await asyncio.to_thread(load)
         except SmpcError as error:
@@ -116,6 +119,15 @@ class Owner(Node):
         log.info("datasets", count=len(self.holdings.datasets), ledger=self.ledger.kind)
         self._ready.set()
         await self._watch_ledger()
+
+    async def _report_again(self) -> None:
+        """What is durable is said, and taken, before the ledger, a job or torch take the processor; an aggregator that is
+        away is not waited for long."""
+        end = time.monotonic() + REPORTS_FIRST
+        while time.monotonic() < end:
+            if not any(_machine(shell).state in (State.SEEDING, State.CARRYING) for shell in self._rounds.values()):
+                return
+            await asyncio.sleep(0.02)
 
     async def stop(self) -> None:
         for dialer in self._dialers.values():

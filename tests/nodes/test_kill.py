@@ -5,6 +5,7 @@ that was lost. None is allowed. `scripts/kill` does it twenty times over, with n
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator
 from itertools import count
@@ -115,6 +116,16 @@ def test_never_two_vectors_under_one_set_of_seeds(
     seen: dict[str, str] = {}
     for each in seeds:
         assert seen.setdefault(each["seed"], each["manifest"]) == each["manifest"], "a seed served twice"
+
+
+@pytest.mark.parametrize("point", ["persist:Reporting:after:1", "send:VectorReport:before:1"])
+def test_an_owner_that_comes_back_reports_before_all_else(fleet: Fleet, fed: sf.Federation, point: str) -> None:
+    """Nothing that it does before needs torch (tests/test_house.py), and its ledger and the job wait."""
+    fleet.restart(RESTLESS, f"kill:{point}")
+    fleet.train(fed, rounds=1, seed=next(SEEDS)).check()
+    log = fleet.log(RESTLESS)
+    events = re.findall(r'"event": "(ready|reported|datasets|job|computing)"', log[log.rindex('"event": "ready"') :])
+    assert events[:3] == ["ready", "reported", "datasets"]
 
 
 def test_nothing_is_left_of_rounds_that_are_over(fleet: Fleet, fed: sf.Federation) -> None:
