@@ -161,7 +161,9 @@ class Aggregator(Node):
             async def finished(outcome: object) -> None:
                 self.metrics.round_ended(released=outcome is None)
                 if isinstance(outcome, SmpcError):
-                    log.warning("no release", run=key[0].hex(), round=key[1], error=outcome.code, message=outcome.message)
+                    log.warning(
+                        "no release", run=key[0].hex(), round=key[1], error=outcome.code, message=outcome.message
+                    )
                 self._uploads.forget()
 
             shell = RoundShell(

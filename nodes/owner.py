@@ -340,8 +340,9 @@ class Owner(Node):
             purpose = purpose_of(job, round_number)
             async with self._computing:
                 vector, data = await asyncio.to_thread(
-                    self.holdings.dated_vector, job, purpose, round_number, model, owner=self.id, cohort=sorted(start.cohort)
-                )
+                    self.holdings.dated_vector, job, purpose, round_number, model,
+                    owner=self.id, cohort=sorted(start.cohort),
+                )  # fmt: skip
             if data != giving.offered:
                 raise Unavailable("this owner's data changed while it computed: try again")
             giving.computed = data

@@ -149,7 +149,7 @@ class Indoors(OnDisk):
         super().publish(*revoke)
 
     def call(self, work: Coroutine[Any, Any, T]) -> T:
-        return asyncio.run_coroutine_threadsafe(work, self._loop).result(60.0)
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(110.0)
 
     # --- nodes ---
 
@@ -229,7 +229,7 @@ class Indoors(OnDisk):
         reached, go = asyncio.Event(), asyncio.Event()
         self._held[id_] = kind, reached, go
         try:
-            yield lambda: self.call(asyncio.wait_for(reached.wait(), 30.0)) and None
+            yield lambda: self.call(asyncio.wait_for(reached.wait(), 100.0)) and None
         finally:
             del self._held[id_]
             self._loop.call_soon_threadsafe(go.set)

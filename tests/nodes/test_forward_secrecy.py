@@ -24,7 +24,7 @@ OWNERS = [f"owner-{number}" for number in range(1, 5)]
 LAST = OWNERS[-1]
 COLUMNS = 40
 pytestmark = pytest.mark.filterwarnings("ignore::smpc_fl.pointers.aggregates.OwnersMissingWarning")
-PATIENCE = 5.0
+PATIENCE = 30.0
 """Seconds until members have erased what they have been told to erase."""
 NODES = [*OWNERS, "aggregator-1", "aggregator-2", "aggregator-3", "coordinator"]
 
@@ -69,7 +69,7 @@ class Question(threading.Thread):
             self.error = error
 
     def answer(self) -> torch.Tensor:
-        self.join(60.0)
+        self.join(100.0)
         assert self.mean is not None, self.error
         return self.mean
 
@@ -178,7 +178,7 @@ def two_fail(world: tuple[Indoors, sf.Federation], monkeypatch: pytest.MonkeyPat
 def test_a_run_that_failed(world: tuple[Indoors, sf.Federation]) -> None:
     made, fed = world
     question = Question(fed, "x6")
-    question.join(60.0)
+    question.join(100.0)
     assert question.error is not None
     nothing_is_left(made)
 
@@ -190,7 +190,7 @@ def test_an_owner_that_was_away_when_the_run_failed(world: tuple[Indoors, sf.Fed
         question = Question(fed, "x7")
         reached()
         made.stop_node(OWNERS[0])
-    question.join(60.0)
+    question.join(100.0)
     assert question.error is not None
     made.start_node(OWNERS[0])
     nothing_is_left(made)

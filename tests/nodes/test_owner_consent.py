@@ -76,8 +76,9 @@ async def test_a_yes_to_a_training_is_for_the_owners_that_it_named(alice: Alice)
 
 async def test_a_training_with_others_is_asked_for_anew(alice: Alice) -> None:
     await alice.asked(ABC)
-    for decide in (lambda: None, lambda: alice.say(True)):
-        decide()
+    for decided in (False, True):
+        if decided:
+            alice.say(True)
         for cohort in ([*ABC, "dave"], ["alice", "bob", "dave"]):
             answer = await alice.asked(cohort)
             assert (answer.status, answer.code) == ("rejected", "JobNotApproved")
