@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from disk import Change
 from federation_of_seed import Federation
-from members import Owner
+from members import Aggregator, Owner
 from scenario import Scenario
 from shell import Segment, Shell, Steps
 from toy_crypto import Draws
@@ -27,20 +27,56 @@ from smpc_fl.protocols.coordinator import CoordinatorRound
 from smpc_fl.protocols.messages import VectorReport
 from smpc_fl.protocols.owner import OwnerRound
 from smpc_fl.protocols.owner import State as OwnerState
-from smpc_fl.protocols.records import Reporting
+from smpc_fl.protocols.records import Released, Reporting
+from smpc_fl.protocols.releases import Releases
 from smpc_fl.ring import ring
 
 Plant = Callable[[pytest.MonkeyPatch], None]
+Where = Callable[[Scenario], bool]
+
+
+def lies(scenario: Scenario) -> bool:
+    return scenario.mischief > 0
+
+
+def two_runs(scenario: Scenario) -> bool:
+    return len(scenario.runs) > 1
+
+
+def hasty(scenario: Scenario) -> bool:
+    return bool(scenario.hasty)
+
+
+def loses_messages(scenario: Scenario) -> bool:
+    return bool(scenario.rates)
+
+
+def damages(scenario: Scenario) -> bool:
+    return "damage" in scenario.rates or lies(scenario)
+
+
+def goes_on_regardless(scenario: Scenario) -> bool:
+    return scenario.goes_on_regardless
+
+
+def crashes_in_a_burst(scenario: Scenario) -> bool:
+    return scenario.crash_rate > 0 and scenario.computing < 1
+
+
+def restores(scenario: Scenario) -> bool:
+    return any(plan.what.startswith("restore") and plan.who in scenario.aggregators for plan in scenario.planned)
 
 
 @dataclass(frozen=True)
 class Mutant:
-    """`breaks`: the rule that is gone; `seen_by`: the invariants of which one is to be violated."""
+    """`breaks`: the rule that is gone; `seen_by`: the invariants of which one is to be violated; `where`: scenarios in which
+    it can matter, to look at these only."""
 
     name: str
     breaks: str
     seen_by: tuple[str, ...]
     plant: Plant
+    where: Where
 
     @contextmanager
     def planted(self) -> Iterator[None]:
@@ -51,19 +87,19 @@ class Mutant:
     def caught(self, seeds: Sequence[int]) -> int | None:
         """The first of these seeds that finds it, by an invariant that is to see it."""
         with self.planted():
-            for seed in seeds:
-                verdict = Federation(Scenario.of(seed), remembered=1).run()
+            for scenario in filter(self.where, map(Scenario.of, seeds)):
+                verdict = Federation(scenario, remembered=1).run()
                 if verdict is not None and verdict.name in self.seen_by:
-                    return seed
+                    return scenario.seed
         return None
 
 
 MUTANTS: list[Mutant] = []
 
 
-def mutant(breaks: str, *seen_by: str) -> Callable[[Plant], Plant]:
+def mutant(breaks: str, *seen_by: str, where: Where = lambda scenario: True) -> Callable[[Plant], Plant]:
     def add(plant: Plant) -> Plant:
-        MUTANTS.append(Mutant(plant.__name__, breaks, seen_by, plant))
+        MUTANTS.append(Mutant(plant.__name__, breaks, seen_by, plant, where))
         return plant
 
     return add
@@ -140,7 +176,11 @@ def acknowledges_early(patch: pytest.MonkeyPatch) -> None:
     _without(patch, AggregatorRound, "_report", Persist)
 
 
-@mutant("the sum goes to the disk as it is then, with vectors whose records are not there yet", "counted_once")
+@mutant(
+    "the sum is written with vectors whose records are not there yet",
+    "counted_once",
+    where=crashes_in_a_burst,
+)
 def writes_the_growing_sum(patch: pytest.MonkeyPatch) -> None:
     def snapshot(self: AggregatorRound) -> memoryview:
         return memoryview(b"") if self._sum is None else ring(self._manifest.ring_bits).as_buffer(self._sum)
@@ -176,7 +216,7 @@ def adds_a_vector_again(patch: pytest.MonkeyPatch) -> None:
 
 
 @mutant(
-    "after a restart nobody knows which reports were taken (the replay key is forgotten)",
+    "after a restart nobody knows which reports were taken: the replay key is forgotten",
     "lists_are_whole",
     "counted_once",
 )
@@ -192,7 +232,11 @@ def forgets_whose_reports_it_has(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AggregatorRound, "restore", classmethod(forgetful))
 
 
-@mutant("a carrier adds a vector without the receipts of all seed holders", "receipts_are_kept")
+@mutant(
+    "a carrier adds a vector without the receipts of all seed holders",
+    "receipts_are_kept",
+    where=hasty,
+)
 def carries_what_is_incomplete(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(reports, "_check_receipts", lambda *args: None)
 
@@ -207,7 +251,7 @@ def votes_in_memory(patch: pytest.MonkeyPatch) -> None:
     _without(patch, AggregatorRound, "_lists", Persist)
 
 
-@mutant("a vote against a release is taken back when the lists come again", "said_once")
+@mutant("a vote against a release is taken back when the lists come again", "said_once", where=lies)
 def votes_twice(patch: pytest.MonkeyPatch) -> None:
     def unvote(self: AggregatorRound, message: Any) -> None:
         if self.state is State.VOTED and self._vote is not None and not self._vote.choice:
@@ -217,7 +261,7 @@ def votes_twice(patch: pytest.MonkeyPatch) -> None:
     _before(patch, AggregatorRound, "_lists", unvote)
 
 
-@mutant("an abort is signed after a vote for S", "released_or_aborted")
+@mutant("an abort is signed after a vote for S", "released_or_aborted", where=lies)
 def aborts_after_its_vote(patch: pytest.MonkeyPatch) -> None:
     def unvote(self: AggregatorRound) -> None:
         if self.state is State.VOTED:
@@ -226,7 +270,7 @@ def aborts_after_its_vote(patch: pytest.MonkeyPatch) -> None:
     _before(patch, AggregatorRound, "_abort_request", unvote)
 
 
-@mutant("an abort is signed after the release", "released_or_aborted")
+@mutant("an abort is signed after the release", "released_or_aborted", where=lies)
 def aborts_after_its_release(patch: pytest.MonkeyPatch) -> None:
     def unrelease(self: AggregatorRound) -> None:
         if self.state is State.RELEASED:
@@ -235,7 +279,7 @@ def aborts_after_its_release(patch: pytest.MonkeyPatch) -> None:
     _before(patch, AggregatorRound, "_abort_request", unrelease)
 
 
-@mutant("a sum is released on one's own vote alone", "released_or_aborted")
+@mutant("a sum is released on one's own vote alone", "released_or_aborted", where=lies)
 def releases_before_agreement(patch: pytest.MonkeyPatch) -> None:
     def alone(message: Any, party: Any, manifest: Any, hash_: bytes, own: bytes | None) -> dict[str, bytes]:
         return {} if own is None else dict.fromkeys(manifests.aggregator_ids(manifest), own)
@@ -248,13 +292,21 @@ def forgets_k_min(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agreement, "too_few", lambda *args: None)
 
 
-@mutant("sums that could be subtracted from each other are released", "nobody_is_isolated")
+@mutant(
+    "sums that could be subtracted from each other are released",
+    "nobody_is_isolated",
+    where=two_runs,
+)
 def forgets_earlier_sums(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agreement, "subtractable", lambda *args: None)
     patch.setattr(manifests, "isolates", lambda *args: False)
 
 
-@mutant("what was claimed for a release is not in the ledger", "nobody_is_isolated")
+@mutant(
+    "what was claimed for a release is not in the ledger",
+    "nobody_is_isolated",
+    where=two_runs,
+)
 def claims_in_memory(patch: pytest.MonkeyPatch) -> None:
     keep = AggregatorRound._keep
 
@@ -264,7 +316,26 @@ def claims_in_memory(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(AggregatorRound, "_keep", forgetful)
 
 
-@mutant("a second manifest of one attempt is endorsed", "said_once")
+@mutant("after a restart an aggregator has forgotten how many sums it voted to release", "nobody_is_accused")
+def forgets_how_many_it_released(patch: pytest.MonkeyPatch) -> None:
+    learn = Releases.learn
+
+    def only_what_it_hears(self: Releases, record: Any) -> None:
+        if isinstance(record, Released):
+            learn(self, record)
+        else:
+            self.number += 1  # as it votes; what it reads at a start counts for nothing
+
+    def start(self: Aggregator) -> None:
+        open_(self)
+        self.releases.number = 0
+
+    open_ = Aggregator.open
+    patch.setattr(Releases, "learn", only_what_it_hears)
+    patch.setattr(Aggregator, "open", start)
+
+
+@mutant("a second manifest of one attempt is endorsed", "said_once", where=lies)
 def endorses_two_manifests(patch: pytest.MonkeyPatch) -> None:
     def forget(self: AggregatorRound, signed: Any, now: float) -> None:
         if self.state is State.OPEN and manifests.manifest_hash(signed) != self.manifest_hash:
@@ -273,7 +344,11 @@ def endorses_two_manifests(patch: pytest.MonkeyPatch) -> None:
     _before(patch, AggregatorRound, "_offer", forget)
 
 
-@mutant("a new attempt need not carry the aborts of those before it", "one_set_in_a_round")
+@mutant(
+    "a new attempt need not carry the aborts of those before it",
+    "one_set_in_a_round",
+    where=goes_on_regardless,
+)
 def asks_for_no_aborts(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(manifests, "_check_aborts", lambda *args: None)
 
@@ -283,7 +358,7 @@ def erases_nothing_after_its_release(patch: pytest.MonkeyPatch) -> None:
     _without(patch, AggregatorRound, "_receipt", EraseSecrets)
 
 
-@mutant("a sum that is not where the journal says is taken for zero", "exact_sum", "counted_once")
+@mutant("a sum that is not where the journal says is taken for zero", "exact_sum", "counted_once", where=restores)
 def takes_a_lost_sum_for_nothing(patch: pytest.MonkeyPatch) -> None:
     restore = AggregatorRound.restore.__func__  # type: ignore[attr-defined]
 
@@ -298,12 +373,16 @@ def takes_a_lost_sum_for_nothing(patch: pytest.MonkeyPatch) -> None:
 # --- owners ---
 
 
-@mutant("an owner computes on whatever model came", "right_model")
+@mutant(
+    "an owner computes on whatever model came",
+    "right_model",
+    where=damages,
+)
 def ignores_the_model_digest(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnerRound, "_check_model", lambda self, model, manifest: None)
 
 
-@mutant("a report leaves before every aggregator has endorsed the manifest", "one_manifest_for_all")
+@mutant("a report leaves before every aggregator has endorsed the manifest", "one_manifest_for_all", where=lies)
 def skips_the_endorsements(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(manifests, "check_endorsements", lambda *args: None)
 
@@ -360,7 +439,11 @@ def sends_its_vector_early(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(OwnerRound, "_receipt", early)
 
 
-@mutant("a receipt of another attempt counts for this one, to the node and to its machine", "vectors_come_last")
+@mutant(
+    "a receipt of another attempt counts for this one, to the node and to its machine",
+    "vectors_come_last",
+    where=loses_messages,
+)
 def takes_any_receipt(patch: pytest.MonkeyPatch) -> None:
     def any_receipt(self: OwnerRound, sender: str, receipt: Any) -> bool:
         return self.state in (OwnerState.SEEDING, OwnerState.CARRYING) and sender in self._aggregators
@@ -382,7 +465,12 @@ def receipts_before_the_total_is_written(patch: pytest.MonkeyPatch) -> None:
     _without(patch, CoordinatorRound, "_partial", Persist)
 
 
-@mutant("a partial sum that comes twice is added twice", "counted_once", "exact_sum")
+@mutant(
+    "a partial sum that comes twice is added twice",
+    "counted_once",
+    "exact_sum",
+    where=loses_messages,
+)
 def adds_a_partial_sum_again(patch: pytest.MonkeyPatch) -> None:
     def forget(self: CoordinatorRound, sender: str, message: Any, attachment: Any) -> None:
         self._partials.discard(sender)

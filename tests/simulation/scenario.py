@@ -190,7 +190,7 @@ class _Maker:
             calm=calm,
             slowest=draw.choice([0.01, 0.05, 0.5]),
             slowest_commit=draw.choice([0.002, 0.02, 0.3]),
-            crash_rate=draw.choice([0.0, 0.01, 0.05]) if rough or style == "crashes" else 0.0,
+            crash_rate=draw.choice([0.0, 0.02, 0.1]) if rough or style == "crashes" else 0.0,
             computing=draw.choice([0.1, 3.0]),
             rates=self._rates() if rough or style == "messages" or draw.random() < (0.5 if lies else 0.2) else {},
             crashes=self._crashes(ids) if rough or style == "crashes" or draw.random() < 0.2 else {},
