@@ -13,11 +13,13 @@ from pathlib import Path
 import msgspec
 import numpy as np
 import pytest
+import scenes
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
+from rig import refusal
 
 from smpc_fl.enrolment import ask
-from smpc_fl.errors import ConfigInvalid, DatasetInvalid, InternalError, Unavailable
+from smpc_fl.errors import ConfigInvalid, DatasetInvalid, InternalError, ModelMismatch, Unavailable
 from smpc_fl.identity import Identity
 from smpc_fl.nodes.cli.job_file import read_job
 from smpc_fl.nodes.home import config, invitations, spool
@@ -26,6 +28,10 @@ from smpc_fl.nodes.home.roster_file import read_draft
 from smpc_fl.nodes.ledger.datasets import read_dataset
 from smpc_fl.nodes.net import certificates
 from smpc_fl.nodes.rounds import load_records
+from smpc_fl.protocols import vectors
+from smpc_fl.protocols.coordinator import Released
+from smpc_fl.protocols.messages import RoundOffer
+from smpc_fl.ring import ring
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "{a=" * 2000, f"x = {'1' * 5000}"])
@@ -87,6 +93,18 @@ def test_a_list_of_invitations_that_nobody_wrote(tmp_path: Path, changed: str) -
     path.write_text(re.sub(r"expires = .*", lambda _: f"expires = {changed}", path.read_text()))
     with pytest.raises(ConfigInvalid, match="not a list of invitations"):
         invitations.accept(draft, ask(token, Identity.generate(os.urandom)), now=now)
+
+
+def test_a_model_that_went_into_a_vectors_place_is_not_the_model() -> None:
+    """`TypeError`: an owner's machine was handed a sink, as aggregators are."""
+    made = scenes.rig()
+    made.begin()
+    to, offer = made.until(RoundOffer, "alice")
+    of = ring(32)
+    sink = vectors.VectorOpener(vectors.stream(bytes(32), bytes(32), of, 4), of, of.zeros(4))
+    assert type(refusal(made.tell(to, offer.sender, offer.message, sink))) is ModelMismatch
+    made.queue.append((to, offer))
+    assert isinstance(made.finish(), Released)
 
 
 def _pem(der: bytes) -> bytes:
