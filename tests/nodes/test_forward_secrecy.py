@@ -162,34 +162,41 @@ def test_an_attempt_that_was_aborted_and_the_one_after_it(world: tuple[Indoors, 
 
 
 @pytest.fixture
-def two_fail(world: tuple[Indoors, sf.Federation], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two owners cannot compute, so that too few are left; the others have sent their reports."""
+def two_fail(world: tuple[Indoors, sf.Federation], monkeypatch: pytest.MonkeyPatch) -> threading.Event:
+    """Once this is set, two owners find that they cannot compute, so that too few are left; the others send their reports."""
+    go = threading.Event()
 
     def fail(*arguments: object, **more: object) -> None:
+        assert go.wait(100.0)
         raise BadInput("cannot be computed")
 
     for id_ in OWNERS[2:]:
         owner = world[0].nodes[id_]
         assert isinstance(owner, Owner)
         monkeypatch.setattr(owner.holdings, "vector", fail)
+    return go
 
 
-@pytest.mark.usefixtures("two_fail")
-def test_a_run_that_failed(world: tuple[Indoors, sf.Federation]) -> None:
+def test_a_run_that_failed(world: tuple[Indoors, sf.Federation], two_fail: threading.Event) -> None:
     made, fed = world
-    question = Question(fed, "x6")
+    with made.holding(OWNERS[1], Reported) as reached:
+        question = Question(fed, "x6")
+        reached()
+    two_fail.set()
     question.join(100.0)
     assert question.error is not None
     nothing_is_left(made)
 
 
-@pytest.mark.usefixtures("two_fail")
-def test_an_owner_that_was_away_when_the_run_failed(world: tuple[Indoors, sf.Federation]) -> None:
+def test_an_owner_that_was_away_when_the_run_failed(
+    world: tuple[Indoors, sf.Federation], two_fail: threading.Event
+) -> None:
     made, fed = world
     with made.holding(OWNERS[0], Reported) as reached:
         question = Question(fed, "x7")
         reached()
         made.stop_node(OWNERS[0])
+    two_fail.set()
     question.join(100.0)
     assert question.error is not None
     made.start_node(OWNERS[0])
