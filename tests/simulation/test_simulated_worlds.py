@@ -24,7 +24,7 @@ from smpc_fl.protocols.commands import Command
 from smpc_fl.protocols.coordinator import Released
 from smpc_fl.protocols.simulate import COORDINATOR
 
-SEEDS, PARTS = 1000, 5
+SEEDS, PARTS = 1000, 10
 
 
 @pytest.mark.parametrize("part", range(PARTS))
