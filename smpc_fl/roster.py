@@ -45,6 +45,10 @@ MAX_ROTATIONS = 1 << 10
 MAX_ROSTER = 1 << 22
 """Bytes of a signed roster, the largest that is read."""
 
+LAST_SECOND = 253_402_300_799
+"""The end of the year 9999, after which there are no dates."""
+
+Version = Annotated[int, Meta(ge=0, le=1 << 40)]
 MemberId = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 PublicKey = Annotated[bytes, Meta(min_length=32, max_length=32)]
 Signature = Annotated[bytes, Meta(min_length=64, max_length=64)]
@@ -79,7 +83,7 @@ class Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     new: PublicKey
     by_old: Signature
     by_new: Signature
-    until: Annotated[int, Meta(ge=0, le=1 << 40)] = 0
+    until: Annotated[int, Meta(ge=0, le=LAST_SECOND)] = 0
 
     @classmethod
     def make(cls, id: str, old: Identity, new: Identity, federation_key: PublicIdentity) -> Rotation:
@@ -101,7 +105,7 @@ class Roster(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Raises `ConfigInvalid` when built with members that contradict each other."""
 
     name: Annotated[Line, Meta(min_length=1)]
-    version: Annotated[int, Meta(ge=0, le=1 << 40)]
+    version: Version
     members: Annotated[tuple[Member, ...], Meta(max_length=MAX_MEMBERS)]
     revoked: Annotated[tuple[Revocation, ...], Meta(max_length=4096)] = ()
     # Not there in a roster without any, so that one that was signed before there were rotations is spelled as it was.

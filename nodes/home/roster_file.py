@@ -14,7 +14,7 @@ from smpc_fl.errors import ConfigInvalid, SmpcError
 from smpc_fl.identity import PublicIdentity
 from smpc_fl.nodes.home.files import read, replace, write_new
 from smpc_fl.nodes.home.toml_text import struct_to_toml
-from smpc_fl.roster import LISTENERS, Member, Revocation, Role, Roster, Rotation, encode_roster
+from smpc_fl.roster import LISTENERS, Member, Revocation, Role, Roster, Rotation, Version, encode_roster
 
 HexKey = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{64}\Z")]
 HexSignature = Annotated[str, Meta(pattern=r"^[0-9a-fA-F]{128}\Z")]
@@ -44,7 +44,7 @@ class _Rotation(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 class _Draft(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     name: str
-    version: int
+    version: Version
     members: tuple[_Member, ...] = ()
     revoked: tuple[_Revocation, ...] = ()
     rotated: tuple[_Rotation, ...] = ()
@@ -72,7 +72,7 @@ def _rotation(item: _Rotation) -> Rotation:
     old, new, by_old, by_new = map(bytes.fromhex, (item.old, item.new, item.by_old, item.by_new))
     try:
         until = int(datetime.fromisoformat(item.until).timestamp())
-    except ValueError:
+    except (ValueError, OverflowError):
         raise ConfigInvalid(f"rotated: until: {item.until!r} is no date such as 2027-01-31T12:00:00+00:00") from None
     return Rotation(item.id, old, new, by_old, by_new, until)
 

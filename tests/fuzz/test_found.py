@@ -24,7 +24,7 @@ from smpc_fl.identity import Identity
 from smpc_fl.nodes.cli.job_file import read_job
 from smpc_fl.nodes.home import config, invitations, spool
 from smpc_fl.nodes.home.journal import Journal
-from smpc_fl.nodes.home.roster_file import read_draft
+from smpc_fl.nodes.home.roster_file import draft_to_toml, read_draft
 from smpc_fl.nodes.ledger.datasets import read_dataset
 from smpc_fl.nodes.net import certificates
 from smpc_fl.nodes.rounds import load_records
@@ -32,6 +32,7 @@ from smpc_fl.protocols import vectors
 from smpc_fl.protocols.coordinator import Released
 from smpc_fl.protocols.messages import RoundOffer
 from smpc_fl.ring import ring
+from smpc_fl.roster import Member, Roster, Rotation
 
 
 @pytest.mark.parametrize("text", ["x = " + "[" * 5000, "x = " + "{a=" * 2000, f"x = {'1' * 5000}"])
@@ -93,6 +94,22 @@ def test_a_list_of_invitations_that_nobody_wrote(tmp_path: Path, changed: str) -
     path.write_text(re.sub(r"expires = .*", lambda _: f"expires = {changed}", path.read_text()))
     with pytest.raises(ConfigInvalid, match="not a list of invitations"):
         invitations.accept(draft, ask(token, Identity.generate(os.urandom)), now=now)
+
+
+@pytest.mark.parametrize(
+    ("line", "changed"), [("version = 3", f"version = {1 << 64}"), ("until = ", 'until = "9999-12-31T23:59:59-12:00"')]
+)
+def test_a_draft_whose_version_or_date_no_roster_could_have(tmp_path: Path, line: str, changed: str) -> None:
+    """`OverflowError` when it is encoded, and `ValueError` when it is written out again."""
+    old, new = (Identity.generate(os.urandom) for _ in range(2))
+    member = Member("a", "owner", new.public.key)
+    draft = draft_to_toml(Roster.of("f", 3, [member], rotations=[Rotation.make("a", old, new, old.public)]))
+    path = tmp_path / "roster.toml"
+    path.write_text(draft)
+    assert read_draft(path).version == 3
+    path.write_text("\n".join(changed if text.startswith(line) else text for text in draft.split("\n")))
+    with pytest.raises(ConfigInvalid, match=r"roster\.toml"):
+        read_draft(path)
 
 
 def test_a_model_that_went_into_a_vectors_place_is_not_the_model() -> None:
