@@ -32,7 +32,7 @@ class Idle:
 
 def measure(folder: Path, rest: float) -> list[Idle]:
     """One node of each role, of a federation whose members are all up, watched for `rest` seconds."""
-    os.environ[SWITCH] = "1"  # /proc/PID/maps of a hardened process is for root
+    os.environ.setdefault(SWITCH, "1")  # /proc/PID/maps of a hardened process is for root
     task = Task(3, 1000, 2)
     homes = make_homes(folder, task, certificates=None)
     roles = [(COORDINATOR, "coordinator"), *((name, "aggregator") for name in task.aggregator_names)]

@@ -490,14 +490,19 @@ class CoordinatorRound:
             return self._to_all(FreezeRequest(self.manifest_hash))
         return []
 
-    def _too_few(self) -> SmpcError:
-        """One error for all refusals: their own class when they agree, with the owners' sentences."""
+    def _sentences(self) -> str:
+        """What owners refused with."""
         refusals = sorted(self.refusals.items())
         said = "; ".join(f"{owner}: {error.message}" for owner, error in refusals[:MOST_SENTENCES])
-        said += f"; and {len(refusals) - MOST_SENTENCES:,} more" if len(refusals) > MOST_SENTENCES else ""
+        return said + (f"; and {len(refusals) - MOST_SENTENCES:,} more" if len(refusals) > MOST_SENTENCES else "")
+
+    def _too_few(self) -> SmpcError:
+        """One error for all refusals: their own class when they agree, with the owners' sentences."""
         kinds = {type(error) for error in self.refusals.values()}
         kind = kinds.pop() if len(kinds) == 1 else CohortTooSmall
-        return kind(f"fewer than k_min = {self.plan.k_min} owners can take part: {said}", phase="collecting")
+        return kind(
+            f"fewer than k_min = {self.plan.k_min} owners can take part: {self._sentences()}", phase="collecting"
+        )
 
     def _voting(self, now: float) -> list[Command]:
         """All for one S: release. An abort, or two sets: relay what was said, so that nobody waits, and give up."""
@@ -522,7 +527,8 @@ class CoordinatorRound:
         """Of a vote against a release: where owners were missing, what they said is the reason."""
         if vote.code == CohortTooSmall.__name__ and self.refusals:
             return self._too_few()
-        return from_code(vote.code or RoundAborted.__name__, f"no release: {vote.reason}", phase="vote")
+        refused = f" ({self._sentences()})" if self.refusals else ""
+        return from_code(vote.code or RoundAborted.__name__, f"no release: {vote.reason}{refused}", phase="vote")
 
     def _abort(self, why: SmpcError, now: float) -> list[Command]:
         """Ask every aggregator for its signed abort; `why` is what the run reports. Not any more once S is agreed."""

@@ -129,6 +129,9 @@ async def test_a_hundred_copies_of_one_upload(tmp_path: Path) -> None:
                 dialer = await dialers.enter_async_context(half.dialer(me))
                 await dialer.connected.wait()
             outcome = await half.run_round()
+            async with asyncio.timeout(60.0):
+                while len(half.receipts["bob", SeedReport]) < COPIES:
+                    await half.incoming.get()
     finally:
         await node.stop()
         disk.stop()

@@ -27,6 +27,11 @@ NODES: dict[str, Role] = {"alice": "owner", AGGREGATORS[0]: "aggregator", "coord
 UNLIMITED = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
 
 
+@pytest.fixture(autouse=True)
+def hardened(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv(hardening.SWITCH, raising=False)
+
+
 def start(folder: Path, code: str, **environment: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, env=os.environ | environment,

@@ -16,7 +16,7 @@ from smpc_fl.nodes.home.limits_table import LimitsTable
 from smpc_fl.nodes.net.limits import Limits
 from smpc_fl.protocols.messages import Refusal, StatusRequest
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.slow]
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")

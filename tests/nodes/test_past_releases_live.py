@@ -14,6 +14,8 @@ from sample_federation import linear_plan, owners
 import smpc_fl as sf
 from smpc_fl.errors import RolledBack, SubtractionRefused
 
+pytestmark = pytest.mark.slow  # whole federations for minutes: ./scripts/test -m slow
+
 DATA = owners(4)
 RESTORED, WITNESS = "aggregator-1", "aggregator-2"
 

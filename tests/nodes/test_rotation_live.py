@@ -26,6 +26,8 @@ from smpc_fl.nodes.home.keys import load_key, next_path
 from smpc_fl.nodes.home.letters import read_letter
 from smpc_fl.roster import Roster, Rotation, encode_roster, sign_roster
 
+pytestmark = pytest.mark.slow  # whole federations for minutes: ./scripts/test -m slow
+
 OWNERS = ("alice", "bob", "carol")
 ROTATE = ("alice", AGGREGATORS[0], "assistant")
 

@@ -17,6 +17,8 @@ from smpc_fl.protocols import messages as messages_module
 from smpc_fl.protocols import owner as owner_module
 from smpc_fl.protocols.codec import encode
 
+pytestmark = pytest.mark.slow  # whole federations for minutes: ./scripts/test -m slow
+
 OWNERS = [f"owner-{number}" for number in range(1, 5)]
 BOUND = 8.0
 POINTERS: list[sf.PointerTensor] = []

@@ -18,6 +18,8 @@ from bench.task import Task
 from smpc_fl.nodes.home.config import AggregatorConfig, load
 from smpc_fl.protocols.messages import Prekey, PrekeyRequest
 
+pytestmark = pytest.mark.slow  # whole federations for minutes: ./scripts/test -m slow
+
 MORE = 64 << 20
 """Bytes that an attack may cost a node, at most."""
 
