@@ -54,11 +54,10 @@ class Releases:
 
     def learn(self, record: Claim | Released) -> None:
         """The newest ones of the journal at start, each one when it is made."""
-        match record:
-            case Claim(number=number):
-                self.number = max(self.number, number)
-            case Released(heard=heard):
-                self.hear(heard)
+        if isinstance(record, Claim):
+            self.number = max(self.number, record.number)
+        else:
+            self.hear(record.heard)
 
     def hear(self, counts: Mapping[str, int]) -> None:
         for peer, count in counts.items():
@@ -74,11 +73,12 @@ class Releases:
         """The sets of this computation that any other attempt has released, or still may."""
         claims: dict[Key, frozenset[str]] = {}
         for record in self._past(computation):
-            match record:
-                case Claim(run=run, round=round_, attempt=attempt, owners=owners):
-                    claims[run, round_, attempt] = frozenset(owners)
-                case Withdrawn(run=run, round=round_, attempt=attempt):
-                    claims.pop((run, round_, attempt), None)
+            assert isinstance(record, Claim | Withdrawn)
+            attempt = (record.run, record.round, record.attempt)
+            if isinstance(record, Claim):
+                claims[attempt] = frozenset(record.owners)
+            else:
+                claims.pop(attempt, None)
         claims |= {other: owners for other, (about, owners) in self._open.items() if about == computation}
         claims.pop(key, None)
         return sorted(set(claims.values()), key=sorted)

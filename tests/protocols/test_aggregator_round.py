@@ -101,6 +101,17 @@ def test_a_peers_abort_frees_it() -> None:
         assert rig.aggregator().state is State.ABORTED
 
 
+def test_one_that_voted_for_an_abort_aborts_whatever_the_others_are_for() -> None:
+    rig = Rig()
+    rig.down |= {"alice", "bob"}
+    rig.begin()
+    rig.until(Vote)
+    hash_ = rig.aggregator().manifest_hash
+    commands = rig.tell(ME, COORDINATOR, Votes(hash_, [rig.parties["aggregator-1"].sign(Vote(hash_, KEY))]))
+    assert kinds(commands) == [AttemptAborted]
+    assert rig.aggregator()._abort_reason == "this aggregator voted to abort"
+
+
 def test_a_vote_for_the_set_and_an_abort_after_it_is_an_abort() -> None:
     rig = aggregator_at(State.VOTED)
     vote = rig.aggregator()._vote
