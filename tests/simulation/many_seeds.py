@@ -126,14 +126,14 @@ def run_many(first: int, seeds: int, workers: int, console: Console) -> int:
         task = progress.add_task("seeds", total=seeds, found="")
         for outcome in pool.map(run_seeds, chunks):
             failed |= outcome.failed
+            for seed, why in outcome.failed.items():
+                console.print(f"  seed {seed}: {why}", markup=False)
             ends.update(outcome.ends)
             progress.update(task, advance=outcome.seeds, found=f"{len(failed)} violations" if failed else "")
     console.print(
         f"{seeds:,} seeds from {first:,} in {time.monotonic() - began:,.0f} s: {ends['Released']:,} attempts released, "
         f"{ends['GivenUp']:,} given up, {len(failed)} violations"
     )
-    for seed, why in sorted(failed.items())[:20]:
-        console.print(f"  seed {seed}: {why}", markup=False)
     if failed:
         seed = min(failed)
         replay(seed, console)
