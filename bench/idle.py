@@ -32,7 +32,8 @@ class Idle:
 
 def measure(folder: Path, rest: float) -> list[Idle]:
     """One node of each role, of a federation whose members are all up, watched for `rest` seconds."""
-    os.environ.setdefault(SWITCH, "1")  # /proc/PID/maps of a hardened process is for root
+    was = os.environ.get(SWITCH)
+    os.environ[SWITCH] = "1"  # /proc/PID/maps of a hardened process is for root
     task = Task(3, 1000, 2)
     homes = make_homes(folder, task, certificates=None)
     roles = [(COORDINATOR, "coordinator"), *((name, "aggregator") for name in task.aggregator_names)]
@@ -55,6 +56,9 @@ def measure(folder: Path, rest: float) -> list[Idle]:
             for role, pid in watched.items()
         ]
     finally:
+        del os.environ[SWITCH]
+        if was is not None:
+            os.environ[SWITCH] = was
         for child in children:
             if child.process is not None:
                 child.process.terminate()

@@ -115,7 +115,9 @@ def test_stages_are_held_against_what_they_are_made_of() -> None:
 
 
 def test_idle_nodes_are_watched(tmp_path: Path) -> None:
+    environment = dict(os.environ)
     found = {node.role: node for node in idle.measure(tmp_path, 0.2)}
+    assert dict(os.environ) == environment  # the nodes of the next test are closed again
     assert set(found) == {"coordinator", "aggregator", "owner"}
     assert all(node.seconds > 0 and node.resident > 1 << 20 and node.share >= 0 for node in found.values())
     assert not found["aggregator"].libraries
