@@ -245,7 +245,7 @@ def refused(world: World, **changes: object) -> str:
         ({"inputs": "x_wide"}, "x"),
         ({"targets": "y_far"}, "not classes 0..1"),
         ({"targets": "y_long"}, "publish them"),
-        ({"max_samples": 50_000, "seed": 5}, "raise the job's max_samples"),
+        ({"max_samples": 50_000, "seed": 77}, "raise the job's max_samples"),
     ],
     ids=["NaN", "columns", "labels", "rows that do not match", "more rows than max_samples"],
 )
