@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import math
 import re
 import struct
 from collections.abc import Iterable, Iterator
@@ -11,9 +12,9 @@ from pathlib import Path
 
 import msgspec
 
-CHANCE = 4
-"""Bytes of a pattern that random bytes may hold once in a while: one hit of such a pattern proves nothing, two do. What
-leaks does so in every round, on the wire and on disk."""
+CHANCE = 1e-8
+"""Hits that random bytes would have had with a greater probability than this prove nothing. Most of what is searched is
+ciphertext, and a short pattern turns up in megabytes of it; what leaks does so in every round, on the wire and on disk."""
 
 
 def _encoded(name: str, raw: bytes) -> Iterator[tuple[str, bytes]]:
@@ -83,6 +84,8 @@ class Scanner:
 
     patterns: dict[tuple[str, str], bytes | re.Pattern[bytes]] = field(default_factory=dict)
     found: dict[tuple[str, str], list[str]] = field(default_factory=dict)
+    scanned: int = 0
+    """Bytes so far. The same bytes twice would count a coincidence in them twice: one scanner for one look."""
 
     def number(self, name: str, value: float) -> None:
         self.patterns |= {(name, spelling): raw for spelling, raw in float_patterns(value)}
@@ -99,6 +102,7 @@ class Scanner:
         self.patterns |= {(name, spelling): raw for spelling, raw in _encoded("raw", data)}
 
     def scan(self, where: str, data: bytes) -> None:
+        self.scanned += len(data)
         for key, pattern in self.patterns.items():
             hits = data.count(pattern) if isinstance(pattern, bytes) else len(pattern.findall(data))
             if hits:
@@ -118,8 +122,11 @@ class Scanner:
     def leaks(self) -> dict[tuple[str, str], list[str]]:
         """What was found and is no coincidence."""
 
-        def short(key: tuple[str, str]) -> bool:
+        def coincidence(key: tuple[str, str], hits: int) -> bool:
             pattern = self.patterns[key]
-            return isinstance(pattern, bytes) and len(pattern) <= CHANCE
+            if not isinstance(pattern, bytes):
+                return False
+            expected = self.scanned / 256 ** len(pattern)
+            return expected**hits / math.factorial(hits) > CHANCE  # P(Poisson >= hits) is at most this
 
-        return {key: where for key, where in self.found.items() if len(where) > 1 or not short(key)}
+        return {key: where for key, where in self.found.items() if not coincidence(key, len(where))}

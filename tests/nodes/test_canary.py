@@ -203,12 +203,11 @@ def test_what_is_said_in_the_clear_is_found_in_traffic_and_on_disk(world: World)
 
 def test_no_other_process_receives_stores_or_logs_a_canary(world: World) -> None:
     fed = world.fed
-    scanner = canaries()
     run = world.train(rounds=3, evaluation=sf.Evaluation(fraction=FRACTION))
     for round_ in run:
         assert KEEPER in round_.included
         if round_.number == 1:
-            assert not world.scan(scanner).leaks, "in the midst of a run"
+            assert not world.scan(canaries()).leaks, "in the midst of a run"
     equal = world.train(strategy=sf.FedSGD(weights="equal")).wait()
     assert KEEPER in equal.rounds[0].included
     means = sf.secure_mean(
@@ -216,6 +215,7 @@ def test_no_other_process_receives_stores_or_logs_a_canary(world: World) -> None
     )
     assert means.shape == (2,)
     world.said += [repr(run), repr(means), repr(fed.status()), str([r.metrics for r in run.rounds])]
+    scanner = canaries()
     scanner.scan("pages", world.pages())
     assert not world.scan(scanner).leaks
     recorded = {path.name for path in world.record.iterdir()}

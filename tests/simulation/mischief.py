@@ -16,6 +16,7 @@ from smpc_fl.protocols import codec
 from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols.commands import Command, Send
 from smpc_fl.protocols.coordinator import CoordinatorRound
+from smpc_fl.protocols.coordinator import State as Phase
 from smpc_fl.protocols.manifest import manifest_hash
 from smpc_fl.protocols.messages import (
     AbortRequest,
@@ -62,7 +63,14 @@ class Mischief:
         if not (self.member.up and machines):
             return
         machine = self.draw.choice(machines)
-        self.draw.choice([self._abort, self._freeze, self._manifest, self._relay, self._offer, self._close])(machine)
+        match machine.state:
+            case Phase.PREPARING | Phase.ENDORSING:
+                ways = [self._manifest, self._offer, self._offer, self._abort]
+            case Phase.COLLECTING:
+                ways = [self._manifest, self._offer, self._freeze, self._freeze, self._close, self._abort]
+            case _:
+                ways = [self._relay, self._relay, self._abort]
+        self.draw.choice(ways)(machine)
 
     # --- what it may do ---
 

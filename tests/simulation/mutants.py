@@ -60,7 +60,15 @@ def goes_on_regardless(scenario: Scenario) -> bool:
 
 
 def crashes_in_a_burst(scenario: Scenario) -> bool:
-    return scenario.crash_rate > 0 and scenario.computing < 1
+    return scenario.crash_rate > 0 and scenario.computing < 1 and scenario.slowest_commit > 0.1
+
+
+def lies_and_waits(scenario: Scenario) -> bool:
+    return lies(scenario) and waits_for_owners(scenario)
+
+
+def waits_for_owners(scenario: Scenario) -> bool:
+    return bool(scenario.slow)
 
 
 def restores(scenario: Scenario) -> bool:
@@ -251,7 +259,7 @@ def votes_in_memory(patch: pytest.MonkeyPatch) -> None:
     _without(patch, AggregatorRound, "_lists", Persist)
 
 
-@mutant("a vote against a release is taken back when the lists come again", "said_once", where=lies)
+@mutant("a vote against a release is taken back when the lists come again", "said_once", where=lies_and_waits)
 def votes_twice(patch: pytest.MonkeyPatch) -> None:
     def unvote(self: AggregatorRound, message: Any) -> None:
         if self.state is State.VOTED and self._vote is not None and not self._vote.choice:
@@ -287,7 +295,7 @@ def releases_before_agreement(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agreement, "choices", alone)
 
 
-@mutant("a sum over fewer than k_min owners is released", "enough_owners")
+@mutant("a sum over fewer than k_min owners is released", "enough_owners", where=waits_for_owners)
 def forgets_k_min(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(agreement, "too_few", lambda *args: None)
 

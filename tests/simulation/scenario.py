@@ -173,7 +173,7 @@ class _Maker:
 
     def scenario(self) -> Scenario:
         draw = self.draw
-        owners = OWNERS[: draw.randint(3, 6)]
+        owners = OWNERS[: draw.choice([3, 3, 4, 4, 5, 6])]
         aggregators = AGGREGATORS[: draw.choice([2, 2, 3, 3, 4])]
         k_min = draw.randint(2, min(3, len(owners)))
         runs = self._runs(owners, k_min)
@@ -195,7 +195,7 @@ class _Maker:
             rates=self._rates() if rough or style == "messages" or draw.random() < (0.5 if lies else 0.2) else {},
             crashes=self._crashes(ids) if rough or style == "crashes" or draw.random() < 0.2 else {},
             planned=self._planned(style, ids, aggregators, calm),
-            slow=self._slow(runs) if rough or style in ("owners", "backups") or draw.random() < 0.2 else {},
+            slow=self._slow(runs) if rough or style in ("owners", "backups") or draw.random() < 0.3 else {},
             skews={id_: draw.uniform(-2.0, 2.0) for id_ in ids} if draw.random() < 0.5 else {},
             computing_fails=draw.choice([0.0, 0.0, 0.1]) if rough or style == "owners" else 0.0,
             mischief=draw.choice([0.02, 0.1, 0.3]) if lies else 0.0,
@@ -210,10 +210,10 @@ class _Maker:
         def run(begins: float, cohort: tuple[str, ...] = ()) -> RunPlan:
             size = max(k_min, len(owners) - draw.choice([0, 0, 1, 2]))
             cohort = cohort or tuple(sorted(draw.sample(owners, size)))
-            return RunPlan(entropy(16), cohort, draw.choice([1, 1, 1, 2]), draw.choice([1, 2, 3]), begins)
+            return RunPlan(entropy(16), cohort, draw.choice([1, 1, 1, 1, 2]), draw.choice([1, 2, 3]), begins)
 
         first = run(0.0)
-        if draw.random() < 0.65:
+        if draw.random() < 0.7:
             return (first,)
         return first, run(draw.choice([0.0, 5.0, 90.0]), first.cohort if draw.random() < 0.7 else ())
 
