@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -18,6 +18,7 @@ from smpc_fl.errors import BadInput, IsolationRefused, ShapeMismatch, WeightOutO
 from smpc_fl.jobs import AggregateJob, RingBits
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.pointers.policy import check_cohort, check_weights
+from smpc_fl.pointers.session import AggregateResult
 
 
 class SaturatedWarning(UserWarning):
@@ -87,9 +88,7 @@ def _aggregate(
     _check_positive(bound=bound, tolerance=tolerance)
     order = sorted(range(len(pointers)), key=lambda place: pointers[place].owner)
     settings: dict[str, Any] = {
-        "expression": first.expression,
         "reduce": reduce,
-        "shape": shape,
         "bound": float(bound),
         "weights": None if given is None else [given[place] for place in order],
         "tolerance": float(tolerance),
@@ -97,11 +96,7 @@ def _aggregate(
     }
     if max_samples is not None:
         settings["max_samples"] = max_samples
-    try:
-        job = msgspec.convert(settings | {"type": "AggregateJob"}, AggregateJob)
-    except msgspec.ValidationError as error:
-        raise BadInput(f"the aggregate's settings do not fit: {error}") from None
-    result = session.aggregate(job, [pointers[place].owner for place in order])
+    result = run_job(first, [pointers[place].owner for place in order], settings)
     if result.clipped:
         warnings.warn(
             f"{result.clipped} of {len(result.included)} owners had elements beyond ±{bound:g} (or NaN), which were "
@@ -118,6 +113,18 @@ def _aggregate(
         )
     dtype = torch.float64 if first.dtype in (torch.float64, torch.int64) else torch.float32
     return torch.from_numpy(result.value.reshape(shape)).to(dtype, copy=True)
+
+
+def run_job(pointer: PointerTensor, owners: Sequence[str], settings: Mapping[str, Any]) -> AggregateResult:
+    """The aggregate of `pointer`'s computation, which has no rows left, over `owners` (sorted ids), each of whom computes it
+    on its own tensors. `settings`: the other fields of `AggregateJob`; `BadInput` where they do not fit."""
+    shape = [dimension for dimension in pointer.known_shape if dimension is not None]
+    fields = {"type": "AggregateJob", "expression": pointer.expression, "shape": shape, **settings}
+    try:
+        job = msgspec.convert(fields, AggregateJob)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"the aggregate's settings do not fit: {error}") from None
+    return pointer.session.aggregate(job, owners)
 
 
 def _common(pointers: Sequence[PointerTensor]) -> list[int]:
