@@ -24,8 +24,10 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
+    from smpc_fl.learning import partition
     from smpc_fl.nodes.client import Federation, connect
     from smpc_fl.nodes.local import LocalFederation
+    from smpc_fl.nodes.plots import plot_partition
     from smpc_fl.nodes.simulation.run import simulate
     from smpc_fl.nodes.training_run import Round, Run
     from smpc_fl.plans.plan import Plan
@@ -56,6 +58,8 @@ _WHERE = {
     "Stop": "jobs",
     "Unavailable": "errors",
     "connect": "nodes.client",
+    "partition": "learning.partition",
+    "plot_partition": "nodes.plots",
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
     "simulate": "nodes.simulation.run",
@@ -85,6 +89,8 @@ __all__ = [
     "Stop",
     "Unavailable",
     "connect",
+    "partition",
+    "plot_partition",
     "secure_mean",
     "secure_sum",
     "simulate",
@@ -95,7 +101,8 @@ __version__ = "0.1.0"
 def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'smpc_fl' has no attribute {name!r}")
-    value = getattr(importlib.import_module(f"smpc_fl.{_WHERE[name]}"), name)
+    module = importlib.import_module(f"smpc_fl.{_WHERE[name]}")
+    value = module if _WHERE[name].endswith(f".{name}") else getattr(module, name)
     globals()[name] = value
     return value
 

@@ -14,11 +14,9 @@ import numpy as np
 import numpy.typing as npt
 
 from smpc_fl.errors import BadInput
-from smpc_fl.hashing import digest
-from smpc_fl.learning.shuffle import permutation
+from smpc_fl.learning import partition
 from smpc_fl.nodes.ledger.base import Dataset, Ledger, TensorInfo
 from smpc_fl.nodes.owner_data import Holdings
-from smpc_fl.prg import Prg
 
 Array = npt.NDArray[Any]
 Tensors = Mapping[str, Any]
@@ -137,9 +135,8 @@ def deal(tensors: Tensors, owners: int, *, split: Split = "deal", seed: int = 0)
     (rows,) = counts
     if not 1 <= owners <= rows:
         raise BadInput(f"{rows} rows for {owners} owners: each needs one row at least")
+    names = [name_of(number) for number in range(owners)]
     if split == "deal":
-        order = permutation(Prg(digest("smpc-fl/1 deal", str(seed).encode())), rows)
-        parts = [np.sort(order[first::owners]) for first in range(owners)]
-    else:
-        parts = np.array_split(np.arange(rows), owners)
-    return {name_of(number): {name: array[part] for name, array in table.items()} for number, part in enumerate(parts)}
+        return partition.iid(rows, names, rng=np.random.default_rng(seed)).split(table)
+    blocks = np.array_split(np.arange(rows), owners)
+    return partition.Partition(dict(zip(names, blocks, strict=True))).split(table)

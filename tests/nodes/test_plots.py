@@ -5,10 +5,12 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from smpc_fl.errors import Unavailable
-from smpc_fl.nodes.plots import Panel, draw, draw_curves
+from smpc_fl.errors import BadInput, Unavailable
+from smpc_fl.learning.partition import dirichlet, iid
+from smpc_fl.nodes.plots import Panel, draw, draw_curves, plot_partition
 
 PANELS = [
     Panel("Loss", "cross-entropy", {"training": [0.7, 0.5, 0.4]}, {}),
@@ -34,3 +36,22 @@ def test_without_matplotlib_plots_are_unavailable(tmp_path: Path, monkeypatch: p
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(Unavailable, match="pip install"):
         draw(tmp_path / "curves.png", "", PANELS)
+
+
+@pytest.mark.parametrize(("owners", "classes"), [(4, 11), (61, 2)])
+def test_a_partition_becomes_bars(tmp_path: Path, owners: int, classes: int) -> None:
+    """Text stays text in an SVG file, as comments: owners' names and sizes where there is room, every class."""
+    labels = np.arange(1600) % classes
+    partition = dirichlet(labels, owners, alpha=1, rng=np.random.default_rng(0), min_rows=5)
+    plot_partition(partition, labels, tmp_path / "split.svg", names={0: "healthy"})
+    text = (tmp_path / "split.svg").read_text()
+    assert ("<!-- owner-0 -->" in text) == (owners == 4)
+    assert ("<!-- 61 owners -->" in text) == (owners == 61)
+    assert f"<!-- 1,600 rows at {owners} owners -->" in text
+    assert "<!-- healthy -->" in text
+    assert f"<!-- {classes - 1} -->" in text
+
+
+def test_too_many_classes_are_no_picture(tmp_path: Path) -> None:
+    with pytest.raises(BadInput, match="41 classes"):
+        plot_partition(iid(41, 2, rng=np.random.default_rng(0)), np.arange(41), tmp_path / "split.png")
