@@ -30,7 +30,9 @@ from torch import nn
 import smpc_fl as sf
 from bench import machine
 from smpc_fl.jobs import TrainJob, decode_job, encode_job
-from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.server import Server, serve
+from smpc_fl.learning.shared import shared_of
+from smpc_fl.learning.strategy import About
 from smpc_fl.learning.update import disassemble
 from smpc_fl.nodes.simulation.data import Tensors, holdings, name_of
 from smpc_fl.nodes.simulation.executors import cores, one_torch_thread
@@ -112,7 +114,8 @@ def expected(plan: sf.Plan, job: TrainJob, numbers: Numbers, owners: int, model:
         parts = pool.map(do, starts, [min(start + size, owners) for start in starts])
         total: npt.NDArray[np.int64] = sum(parts, start=np.zeros(work.layout.length, np.int64))
     said = disassemble(total.astype(np.float64) * 2.0**-numbers.fractional_bits, work.layout)
-    return apply(job.strategy, model, said.sum, plan.layout, weight=said.total_weight)
+    about, shared = About(2, owners, owners, job.local), shared_of(job.plan, job.strategy, job.private)
+    return serve(job.strategy, Server(model, {}), said.sum, shared, about, weight=said.total_weight).model
 
 
 # --- measuring ------------------------------------------------------------------------------------------------------

@@ -13,7 +13,8 @@ import numpy as np
 import structlog
 
 from smpc_fl.errors import CohortTooSmall, Unavailable, UnknownMember
-from smpc_fl.jobs import AggregateJob, Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop
+from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, RingBits, Stop
+from smpc_fl.learning.strategy import Strategy
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.home.config import ResearcherConfig, load
 from smpc_fl.nodes.training_job import training_job
@@ -163,7 +164,10 @@ class Federation:
         targets: str,
         rounds: int = 10,
         local: LocalTraining | None = None,
-        strategy: FedAvg | FedSGD | None = None,
+        strategy: Strategy | None = None,
+        private: Sequence[str] = (),
+        fraction: float = 1.0,
+        min_owners: int = 0,
         evaluation: Evaluation | None = None,
         stop: Stop | None = None,
         owners: Sequence[str] | None = None,
@@ -176,7 +180,9 @@ class Federation:
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
 
-        `inputs`, `targets`: names of the owners' tensors. `clip`: largest L2 norm of an owner's update.
+        `inputs`, `targets`: names of the owners' tensors. `private`: names or patterns of the model's tensors that every
+        owner has for itself ("head.*"). `fraction`: part of the owners that is drawn for each training round; `min_owners`:
+        fewest whose sum is taken. `clip`: largest L2 norm of an owner's update.
         `max_samples`: public cap on an owner's rows. `tolerance`: largest decoding error that is accepted, in the worst
         case of k_min owners of one row each. `ring_bits`: bits that a number takes on the wire, 8 to 64, or "fit" for the
         fewest that the tolerance allows; `update_bits`: bits of one owner's number, the ring's then being the fewest that
@@ -186,8 +192,9 @@ class Federation:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
         first = plan.initial
         job = training_job(
-            plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, evaluation=evaluation,
-            stop=stop, clip=clip, max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
+            plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
+            fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
+            max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
             update_bits=update_bits, seed=seed,
         )  # fmt: skip
         return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)

@@ -20,6 +20,7 @@ from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMes
 from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import decode_job, job_digest
 from smpc_fl.nodes.home.config import OwnerConfig
+from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
 from smpc_fl.nodes.ledger.datasets import publish_configured
 from smpc_fl.nodes.net import web
@@ -181,6 +182,9 @@ class Owner(Node):
             if getattr(event.message, "manifest_hash", machine.manifest_hash) != machine.manifest_hash:
                 continue
             before = machine.state
+            if isinstance(event.message, RoundClosed) and event.message.released and before is State.DONE:
+                run, round_number = machine.key  # the report was complete everywhere, so it is in the sum
+                await asyncio.to_thread(self._kept(run).commit, round_number)
             await shell.feed(event)
             if before is not State.DONE and machine.state is State.DONE:
                 run, round_number = machine.key
@@ -326,6 +330,9 @@ class Owner(Node):
             raise Unavailable("the round was closed")  # it pledges nothing any more: others may have been taken on
         giving.noted = hash_
 
+    def _kept(self, run: bytes) -> Kept:
+        return Kept(self.home / "kept" / run.hex())
+
     async def _compute(self, key: Key, model: Buffer) -> None:
         """Run the approved bytes on the private tensors, in a thread; one at a time."""
         shell, giving = self._rounds[key], self._giving[key]
@@ -341,7 +348,7 @@ class Owner(Node):
             async with self._computing:
                 vector, data = await asyncio.to_thread(
                     self.holdings.dated_vector, job, purpose, round_number, model,
-                    owner=self.id, cohort=sorted(start.cohort),
+                    owner=self.id, cohort=sorted(start.cohort), kept=self._kept(run),
                 )  # fmt: skip
             if data != giving.offered:
                 raise Unavailable("this owner's data changed while it computed: try again")

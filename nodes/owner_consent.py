@@ -223,6 +223,7 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
             f"Local: {job.local.epochs} epochs of {job.local.optimizer}, batches of {job.local.batch_size}, "
             f"lr {job.local.lr:g}. Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
             f"weights: {job.strategy.weights}. Noise for differential privacy: none.",
+            *([f"Stays here: your own {', '.join(job.private)}."] if job.private else []),
             f"Leaves: the sum over at least k_min owners of the weighed update ({len(job.plan)} bytes of plan).",
         ]
         if job.evaluation is not None:

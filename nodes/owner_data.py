@@ -17,7 +17,9 @@ import numpy.typing as npt
 from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable
 from smpc_fl.hashing import Buffer, digest
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
+from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.update import SecureVector, assemble
+from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.pointers.lineage import decode_expression, names
 from smpc_fl.protocols.work import Purpose, weight_of, work_of
@@ -25,6 +27,7 @@ from smpc_fl.protocols.work import Purpose, weight_of, work_of
 if TYPE_CHECKING:
     import torch
 
+    from smpc_fl.learning.training import LocalResult
     from smpc_fl.nodes.registered import Holding
     from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.shapes import Spec
@@ -118,7 +121,9 @@ class Holdings:
 
     def check_training(self, job: TrainJob) -> None:
         """The plan is one that this node runs, and the tensors that it names are here. Raises `PlanRejected`, …"""
-        _read_plan(job.plan)
+        plan = _read_plan(job.plan)
+        job.strategy.check(job.local)
+        shared_of(plan.data, job.strategy, job.private)
         held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
         for name in [job.inputs, job.targets, *held_out]:
             self.place(name)
@@ -137,57 +142,100 @@ class Holdings:
     # --- work ---
 
     def dated_vector(
-        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
+        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str], kept: Kept
     ) -> tuple[SecureVector, bytes]:
         """As `vector`, and the digest of the data that it was computed on. Raises `Unavailable` if they changed meanwhile."""
         used = tensors_of(job, purpose)
         data = self.digest(used)
-        vector = self.vector(job, purpose, round_number, model, owner=owner, cohort=cohort)
+        vector = self.vector(job, purpose, round_number, model, owner=owner, cohort=cohort, kept=kept)
         if self.digest(used) != data:
             raise Unavailable("this owner's data changed while it computed: try again")
         return vector, data
 
     def vector(
-        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str]
+        self,
+        job: Job,
+        purpose: Purpose,
+        round_number: int,
+        model: Buffer,
+        *,
+        owner: str,
+        cohort: list[str],
+        kept: Kept | None = None,
     ) -> SecureVector:
-        """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded."""
+        """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded. What the
+        round leaves for the next is staged in `kept`; without it, it is forgotten."""
         work = work_of(job, purpose)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)
             metrics: dict[str, float] = {}
+        elif purpose == "train":
+            result = self._train(job, round_number, np.frombuffer(model, np.float32), owner, kept)
+            payload, rows, metrics = result.delta, result.rows, result.metrics
         else:
-            payload, rows, metrics = self._learn(job, purpose, round_number, np.frombuffer(model, np.float32), owner)
+            payload, rows = self._evaluate(job, round_number, np.frombuffer(model, np.float32), owner, kept)
+            metrics = {}
         weight = weight_of(job, work.purpose, owner, cohort, rows)
         return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode)
 
-    def _learn(
-        self, job: TrainJob, purpose: str, round_number: int, model: npt.NDArray[np.float32], owner: str
-    ) -> tuple[Array, int, dict[str, float]]:
-        from smpc_fl.learning.evaluation import evaluate
-        from smpc_fl.learning.split import holdout
+    def _train(
+        self, job: TrainJob, round_number: int, model: npt.NDArray[np.float32], owner: str, kept: Kept | None
+    ) -> LocalResult:
         from smpc_fl.learning.training import train_locally
 
-        plan = _read_plan(job.plan)
+        x, y = self._training_rows(job, owner)
+        before = kept.read() if kept else {}
+        result = train_locally(
+            _read_plan(job.plan), model, x, y, job, round_number=round_number, owner=owner, kept=before
+        )
+        if kept:
+            kept.stage(round_number, result.keep)
+        return result
+
+    def _training_rows(self, job: TrainJob, owner: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """All rows but those that are held out."""
+        from smpc_fl.learning.split import holdout
+
+        x, y = self._aligned(job)
+        if job.evaluation is None or job.evaluation.inputs:
+            return x, y
+        keep, _ = holdout(len(x), job.evaluation.fraction, job.seed, owner)
+        return x[keep], y[keep]
+
+    def _aligned(self, job: TrainJob) -> tuple[torch.Tensor, torch.Tensor]:
         x, y = self.tensor(job.inputs), self.tensor(job.targets)
-        evaluation = job.evaluation
         if len(x) != len(y):
             raise ShapeMismatch(f"{job.inputs} and {job.targets} do not have one row each: publish them together")
-        split = evaluation is not None and not evaluation.inputs
-        if evaluation is not None and split:
-            keep, held_out = holdout(len(x), evaluation.fraction, job.seed, owner)
-        if purpose == "train":
-            if split:
-                x, y = x[keep], y[keep]
-            result = train_locally(plan, model, x, y, job, round_number=round_number, owner=owner)
-            return result.delta, result.rows, dict(result.metrics)
+        return x, y
+
+    def _evaluate(
+        self, job: TrainJob, round_number: int, model: npt.NDArray[np.float32], owner: str, kept: Kept | None
+    ) -> tuple[Array, int]:
+        """(averages in the slots of the job's evaluation, the rows behind them)."""
+        from smpc_fl.learning.evaluation import evaluate
+        from smpc_fl.learning.personal import finetuned, personal_model
+        from smpc_fl.learning.split import holdout
+        from smpc_fl.learning.training import own_model
+
+        plan, evaluation, vectors = _read_plan(job.plan), job.evaluation, kept.read() if kept else {}
         if evaluation is None:
             raise InternalError("a round of evaluation for a job without one")
-        if split:
-            x, y = x[held_out], y[held_out]
-        else:
+        x, y = self._aligned(job)
+        if evaluation.inputs:
             x, y = self.tensor(evaluation.inputs), self.tensor(evaluation.targets)
-        averages, rows = evaluate(plan, model, x, y, evaluation.bins)
-        return averages, rows, {}
+        else:
+            _, held_out = holdout(len(x), evaluation.fraction, job.seed, owner)
+            x, y = x[held_out], y[held_out]
+        own = own_model(shared_of(job.plan, job.strategy, job.private), model, vectors)
+        averages, rows = evaluate(plan, own, x, y, evaluation.bins)
+        if evaluation.finetune is not None:
+            training = self._training_rows(job, owner)
+            personal = finetuned(plan, own, *training, job, round_number=round_number, owner=owner)
+        elif job.strategy.PERSONAL:
+            personal = personal_model(own, vectors)
+        else:
+            return averages, rows
+        return np.concatenate([averages, evaluate(plan, personal, x, y, evaluation.bins)[0]]), rows
 
     def _operand(self, job: AggregateJob) -> tuple[Array, int]:
         """(the expression's value float64[size], the rows that weigh it or 1 where they do not count)."""

@@ -59,7 +59,7 @@ from smpc_fl.protocols.messages import (
     StartRun,
 )
 from smpc_fl.protocols.records import SECRET
-from smpc_fl.protocols.work import Purpose, Work, evaluation_round, purpose_of, train_round, work_of
+from smpc_fl.protocols.work import Purpose, Work, evaluation_round, participants, purpose_of, train_round, work_of
 
 log = structlog.get_logger()
 
@@ -145,6 +145,11 @@ class Run:
         return self.start.run
 
     @property
+    def _k_min(self) -> int:
+        """Fewest owners in a sum: the federation's, or more where the job wants more."""
+        return max(self.policy.k_min, self.job.min_owners if isinstance(self.job, TrainJob) else 0)
+
+    @property
     def researcher(self) -> str:
         return self.book.start.sender
 
@@ -191,9 +196,9 @@ class Run:
             raise BadInput("the cohort names an owner twice")
         for owner in self.cohort:
             self.node.party.key_of(owner, "owner")
-        if len(self.cohort) < self.policy.k_min:
+        if len(self.cohort) < self._k_min:
             raise CohortTooSmall(
-                f"a cohort of {len(self.cohort)} owners is below k_min = {self.policy.k_min} of this federation: add owners"
+                f"a cohort of {len(self.cohort)} owners is below k_min = {self._k_min} of this federation or job: add owners"
             )
         purposes: list[Purpose] = ["aggregate"] if isinstance(job, AggregateJob) else ["train"]
         if isinstance(job, TrainJob) and job.evaluation is not None:
@@ -376,16 +381,17 @@ class Run:
             if reason is not None:
                 log.info("stopped early", run=self.id.hex(), rounds=number - 1)
                 return
-            course = TrainingRound(job, number, np.frombuffer(value, np.float32))
+            course = TrainingRound(job, number, np.frombuffer(value, np.float32), len(self.cohort))
             uploaded: Counter[str] = Counter()
             rounds: list[tuple[Work, Released, int]] = []
             while (ask := course.ask) is not None:
                 rounds.append(await self._round(ask.round, ask.model.data.cast("B")))
                 work, released, _ = rounds[-1]
                 # In a thread: the arithmetic over a whole model would hold up every connection.
-                await asyncio.to_thread(course.take, await asyncio.to_thread(self._read, work, released))
+                aggregate = await asyncio.to_thread(self._read, work, released)
+                await asyncio.to_thread(course.take, aggregate, len(released.agreed))
                 uploaded.update(released.uploaded)
-            value = course.model.data.cast("B")
+            value = course.vector.data.cast("B")
             work, released, _ = rounds[0]
             attempts = 1 + sum(taken - 1 for _, _, taken in rounds)
             assert course.trained is not None
@@ -475,7 +481,7 @@ class Run:
                 raise outcome.error
             log.warning("attempt given up", run=self.id.hex(), round=round_number, error=outcome.error.code)
             await self._note(Attempt(
-                round_number, attempt.attempt + 1, self._present(), self._aggregators(), list(outcome.aborts)
+                round_number, attempt.attempt + 1, self._present(round_number), self._aggregators(), list(outcome.aborts)
             ))  # fmt: skip
             # Its manifest stays until the round is over: owners may still ask about it.
             await self._insist(partial(self.node.journal.erase, self._round_stream(attempt), SECRET))
@@ -484,7 +490,7 @@ class Run:
         """The attempt that is under way, or the first one."""
         of_round = [attempt for attempt in self.book.attempts if attempt.round == round_number]
         if not of_round:
-            return await self._note(Attempt(round_number, 0, self._present(), self._aggregators(), []))
+            return await self._note(Attempt(round_number, 0, self._present(round_number), self._aggregators(), []))
         return of_round[-1]
 
     async def _note(self, attempt: Attempt) -> Attempt:
@@ -492,12 +498,14 @@ class Run:
         self.book.attempts.append(attempt)
         return attempt
 
-    def _present(self) -> list[str]:
-        """The approved owners that the roster still has: a revocation counts from the next attempt on."""
+    def _present(self, round_number: int) -> list[str]:
+        """The approved owners that the roster still has, or those that are drawn of them: a revocation counts from the next
+        attempt on."""
         members = {member.id for member in self.node.party.membership.owners}
         if isinstance(self.job, AggregateJob):
             return [o for o in self.cohort if o in members]  # the whole cohort, or owners refuse
-        return [o for o in self.cohort if self._status(o) == "approved" and o in members]
+        approved = [o for o in self.cohort if self._status(o) == "approved" and o in members]
+        return participants(self.job, round_number, approved, self._k_min)
 
     def _aggregators(self) -> list[str]:
         return sorted(member.id for member in self.node.party.membership.aggregators)
@@ -506,11 +514,11 @@ class Run:
         return f"round/{self.id.hex()}/{attempt.round}/{attempt.attempt}"
 
     async def _run_attempt(self, work: Work, attempt: Attempt, model: Buffer) -> Released | GivenUp:
-        if len(attempt.cohort) < self.policy.k_min:
-            raise CohortTooSmall(f"{len(attempt.cohort)} owners are left, k_min is {self.policy.k_min}: add owners")
+        if len(attempt.cohort) < self._k_min:
+            raise CohortTooSmall(f"{len(attempt.cohort)} owners are left, k_min is {self._k_min}: add owners")
         plan = RoundPlan(
             self.id, attempt.round, attempt.attempt, work.purpose, tuple(attempt.cohort), tuple(attempt.aggregators),
-            work.layout.length, self._numbers(work), work.clip, work.max_samples, self.policy.k_min,
+            work.layout.length, self._numbers(work), work.clip, work.max_samples, self._k_min,
             self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, work.subject, model,
             tuple(attempt.aborts),
         )  # fmt: skip

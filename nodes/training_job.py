@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from smpc_fl.errors import BadInput
 from smpc_fl.hashing import digest
-from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
+from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
+from smpc_fl.learning.shared import shared_of
+from smpc_fl.learning.strategies import FedAvg, FedSGD
+from smpc_fl.learning.strategy import Strategy, decode
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
@@ -22,7 +26,10 @@ def training_job(
     targets: str,
     rounds: int,
     local: LocalTraining | None,
-    strategy: FedAvg | FedSGD | None,
+    strategy: Strategy | None,
+    private: Sequence[str] = (),
+    fraction: float = 1.0,
+    min_owners: int = 0,
     evaluation: Evaluation | None,
     stop: Stop | None,
     clip: float,
@@ -34,13 +41,21 @@ def training_job(
 ) -> TrainJob:
     """The job of `Federation.train` and of `simulate`. Raises `BadInput`."""
     _check_bits(ring_bits, update_bits)
-    return TrainJob(
+    strategy, local = strategy or FedAvg(), local or LocalTraining()
+    strategy.check(local)
+    shared = shared_of(plan.data, strategy, tuple(private))
+    if shared.private and isinstance(strategy, FedSGD):
+        raise BadInput("FedSGD takes no step at an owner, so private tensors would never be trained: use FedAvg")
+    return _checked(TrainJob(
         plan=plan.to_bytes(),
         inputs=inputs,
         targets=targets,
         rounds=rounds,
-        local=local or LocalTraining(),
-        strategy=strategy or FedAvg(),
+        local=local,
+        strategy=strategy,
+        private=tuple(private),
+        fraction=fraction,
+        min_owners=min_owners,
         evaluation=evaluation,
         stop=stop,
         clip=clip,
@@ -49,12 +64,20 @@ def training_job(
         ring_bits=ring_bits,
         update_bits=update_bits,
         seed=run_seed(seed),
-    )
+    ))  # fmt: skip
 
 
 def run_seed(seed: int | None) -> bytes:
     """16 bytes that a job's shuffles and dropout derive from; drawn by the system for None."""
     return os.urandom(16) if seed is None else digest("smpc-fl/1 run seed", str(seed).encode(), size=16)
+
+
+def _checked(job: TrainJob) -> TrainJob:
+    """The job, whose numbers are in range: structs check what they decode, not what they are made of."""
+    try:
+        return msgspec.convert(msgspec.to_builtins(job, builtin_types=(bytes,)), TrainJob, dec_hook=decode)
+    except msgspec.ValidationError as error:
+        raise BadInput(f"the job has an option out of range: {error}") from None
 
 
 class _Bits(msgspec.Struct):

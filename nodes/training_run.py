@@ -176,7 +176,8 @@ class Run:
 
     def _rounds(self) -> Iterator[Round]:
         for result, value in self._feed.events():
-            self._vector = np.frombuffer(value, np.float32).copy()
+            # Behind the model is what the server's strategy keeps.
+            self._vector = np.frombuffer(value, np.float32, count=self._plan.layout.size).copy()
             round_ = Round(
                 result.number, result.metrics, result.seconds, Traffic(result.uploaded), list(result.included),
                 result.missing, result.total_weight, result.clipped, result.worst_error, result.attempts,

@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from smpc_fl.errors import InternalError
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
-from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.server import Server, serve
+from smpc_fl.learning.shared import shared_of
+from smpc_fl.learning.strategy import About
 from smpc_fl.learning.update import Aggregate
-from smpc_fl.plans.layout import Vector, layout_of
+from smpc_fl.plans.layout import Vector
 from smpc_fl.protocols.work import Work, evaluation_round, train_round, work_of
 
 
@@ -29,29 +31,41 @@ class Ask:
 
 
 class TrainingRound:
-    """Training round `number` (from 1) of `job`. `ask`: what is wanted next, or None; `trained`: what the training's sum
-    said, once it is there."""
+    """Training round `number` (from 1) of `job`, over `cohort` owners at most. `vector`: the server after the round before
+    (`learning.server`). `ask`: what is wanted next, or None; `trained`: what the training's sum said, once it is there."""
 
-    def __init__(self, job: TrainJob, number: int, model: Vector) -> None:
-        self.number, self.model = number, model
+    def __init__(self, job: TrainJob, number: int, vector: Vector, cohort: int) -> None:
+        self.number = number
         self.metrics: dict[str, float] = {}
         self.trained: Aggregate | None = None
-        self.ask: Ask | None = Ask(train_round(number), work_of(job, "train"), model)
-        self._job = job
+        self._job, self._cohort = job, cohort
+        self._shared = shared_of(job.plan, job.strategy, job.private)
+        self._server = Server.from_vector(job.strategy, self._shared, vector)
+        self.ask: Ask | None = Ask(train_round(number), work_of(job, "train"), self._server.shown(job.strategy))
 
-    def take(self, aggregate: Aggregate) -> None:
-        """What the sum of the round that was asked for says. Arithmetic over a whole model: milliseconds for megabytes."""
+    @property
+    def model(self) -> Vector:
+        """float32[d], the global model as it is now."""
+        return self._server.model
+
+    @property
+    def vector(self) -> Vector:
+        """The model, and what the server keeps beside it: what the next round begins with."""
+        return self._server.vector
+
+    def take(self, aggregate: Aggregate, included: int) -> None:
+        """What the sum over `included` owners says. Arithmetic over a whole model: milliseconds for megabytes."""
         job, ask = self._job, self.ask
         if ask is None:
             raise InternalError(f"training round {self.number} wants no further sum")
         self.ask = None
         if ask.work.purpose == "evaluate":
-            assert job.evaluation is not None
-            self.metrics |= read_evaluation(aggregate.mean, evaluation_layout(job.plan, job.evaluation.bins))
+            self.metrics |= read_evaluation(aggregate.mean, evaluation_layout(job))
             return
         self.trained, self.metrics = aggregate, dict(aggregate.metrics)
-        self.model = apply(
-            job.strategy, self.model, aggregate.sum, layout_of(job.plan), weight=aggregate.total_weight
+        about = About(self.number, included, self._cohort, job.local)
+        self._server = serve(
+            job.strategy, self._server, aggregate.sum, self._shared, about, weight=aggregate.total_weight
         )  # fmt: skip
         if job.evaluation is not None and (self.number % job.evaluation.every == 0 or self.number == job.rounds):
             self.ask = Ask(evaluation_round(self.number), work_of(job, "evaluate"), self.model)

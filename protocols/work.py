@@ -17,9 +17,11 @@ import msgspec
 from smpc_fl.errors import ManifestRefused
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import AggregateJob, Job, RingBits, TrainJob, job_digest
+from smpc_fl.learning.cohort import drawn
 from smpc_fl.learning.metrics import evaluation_layout
+from smpc_fl.learning.shared import shared_of
+from smpc_fl.learning.strategy import same_numbers
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
-from smpc_fl.plans.layout import layout_of
 from smpc_fl.protocols.manifest import Expected
 
 Purpose = Literal["train", "evaluate", "aggregate"]
@@ -81,10 +83,11 @@ def work_of(job: Job, purpose: Purpose) -> Work:
         )  # fmt: skip
     rows = _max_samples(job)
     if purpose == "train":
-        layout = VectorLayout(layout_of(job.plan).size, TRAIN_METRICS)
+        shared = shared_of(job.plan, job.strategy, job.private)
+        layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), TRAIN_METRICS)
         return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
-    layout = VectorLayout(evaluation_layout(job.plan, job.evaluation.bins).length)
+    layout = VectorLayout(evaluation_layout(job).length)
     return Work(purpose, subject, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
 
 
@@ -103,14 +106,26 @@ def subject_of(job: Job, purpose: Purpose) -> bytes:
             job.targets,
             job.seed,
             job.local,
-            type(job.strategy).__name__,
-            job.strategy.weights,
+            *same_numbers(job.strategy),
+            *([sorted(job.private)] if job.private else []),
         ]
     else:
         assert job.evaluation is not None
         held = job.evaluation
         parts = [job.plan, job.inputs, job.targets, job.seed, held.inputs, held.targets, held.fraction, held.bins]
+        if (
+            job.private or job.strategy.PERSONAL or held.finetune
+        ):  # then owners' own models count, and these come of training
+            parts += [*same_numbers(job.strategy), job.local, sorted(job.private), held.finetune]
     return digest("smpc-fl/1 subject", purpose.encode(), _encoder.encode(parts))
+
+
+def participants(job: Job, round_number: int, owners: Sequence[str], k_min: int) -> list[str]:
+    """Who of the owners that are there takes part in this round, sorted: all of them, or those that are drawn for a
+    training round."""
+    if isinstance(job, TrainJob) and purpose_of(job, round_number) == "train":
+        return drawn(owners, job.fraction, max(k_min, job.min_owners), job.seed, round_number)
+    return sorted(owners)
 
 
 def expected_of(job_bytes: bytes, job: Job, round_number: int, cohort: Sequence[str]) -> Expected:

@@ -23,8 +23,22 @@ if TYPE_CHECKING:
         SmpcError,
         Unavailable,
     )
-    from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, Stop
+    from smpc_fl.jobs import Evaluation, LocalTraining, Stop
     from smpc_fl.learning import partition
+    from smpc_fl.learning.strategies import (
+        Ditto,
+        FedAdagrad,
+        FedAdam,
+        FedAvg,
+        FedAvgM,
+        FedBN,
+        FedProx,
+        FedSGD,
+        FedYogi,
+        QFedAvg,
+        Scaffold,
+    )
+    from smpc_fl.learning.strategy import register as register_strategy
     from smpc_fl.nodes.client import Federation, connect
     from smpc_fl.nodes.local import LocalFederation
     from smpc_fl.nodes.plots import plot_partition
@@ -36,9 +50,16 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "BadInput": "errors",
+    "Ditto": "learning.strategies",
     "Evaluation": "jobs",
-    "FedAvg": "jobs",
-    "FedSGD": "jobs",
+    "FedAdagrad": "learning.strategies",
+    "FedAdam": "learning.strategies",
+    "FedAvg": "learning.strategies",
+    "FedAvgM": "learning.strategies",
+    "FedBN": "learning.strategies",
+    "FedProx": "learning.strategies",
+    "FedSGD": "learning.strategies",
+    "FedYogi": "learning.strategies",
     "Federation": "nodes.client",
     "IsolationRefused": "errors",
     "JobNotApproved": "errors",
@@ -48,28 +69,41 @@ _WHERE = {
     "PermissionDenied": "errors",
     "Plan": "plans.plan",
     "PointerTensor": "pointers.pointer",
+    "QFedAvg": "learning.strategies",
     "Refused": "errors",
     "Round": "nodes.training_run",
     "RoundAborted": "errors",
     "Run": "nodes.training_run",
     "RunFailed": "errors",
     "SaturatedWarning": "pointers.aggregates",
+    "Scaffold": "learning.strategies",
     "SmpcError": "errors",
     "Stop": "jobs",
     "Unavailable": "errors",
     "connect": "nodes.client",
     "partition": "learning.partition",
     "plot_partition": "nodes.plots",
+    "register_strategy": "learning.strategy",
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
     "simulate": "nodes.simulation.run",
 }
 
+_CALLED = {"register_strategy": "register"}
+"""What a public name is called where it is, when that is shorter."""
+
 __all__ = [
     "BadInput",
+    "Ditto",
     "Evaluation",
+    "FedAdagrad",
+    "FedAdam",
     "FedAvg",
+    "FedAvgM",
+    "FedBN",
+    "FedProx",
     "FedSGD",
+    "FedYogi",
     "Federation",
     "IsolationRefused",
     "JobNotApproved",
@@ -79,18 +113,21 @@ __all__ = [
     "PermissionDenied",
     "Plan",
     "PointerTensor",
+    "QFedAvg",
     "Refused",
     "Round",
     "RoundAborted",
     "Run",
     "RunFailed",
     "SaturatedWarning",
+    "Scaffold",
     "SmpcError",
     "Stop",
     "Unavailable",
     "connect",
     "partition",
     "plot_partition",
+    "register_strategy",
     "secure_mean",
     "secure_sum",
     "simulate",
@@ -102,7 +139,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'smpc_fl' has no attribute {name!r}")
     module = importlib.import_module(f"smpc_fl.{_WHERE[name]}")
-    value = module if _WHERE[name].endswith(f".{name}") else getattr(module, name)
+    value = module if _WHERE[name].endswith(f".{name}") else getattr(module, _CALLED.get(name, name))
     globals()[name] = value
     return value
 

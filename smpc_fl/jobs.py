@@ -14,6 +14,8 @@ from msgspec import Meta
 
 from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import digest
+from smpc_fl.learning.strategies import FedAvg
+from smpc_fl.learning.strategy import Strategy, decode
 
 Positive = Annotated[float, Meta(gt=0)]
 NotNegative = Annotated[float, Meta(ge=0)]
@@ -41,31 +43,20 @@ class LocalTraining(_Value, frozen=True):
     weight_decay: NotNegative = 0.0
 
 
-class FedAvg(_Value, frozen=True, tag=True):
-    """McMahan et al. 2017, Algorithm 1: θ ← θ + server_lr · Σ wₖ Δₖ / Σ wₖ, wₖ = nₖ ("rows") or 1 ("equal")."""
-
-    weights: Literal["rows", "equal"] = "rows"
-    server_lr: Positive = 1.0
-
-
-class FedSGD(_Value, frozen=True, tag=True):
-    """McMahan et al. 2017, section 2: one full-batch gradient a round, θ ← θ - lr · Σ wₖ gₖ / Σ wₖ."""
-
-    lr: Positive = 0.1
-    weights: Literal["rows", "equal"] = "rows"
-
-
 class Evaluation(_Value, frozen=True):
     """Metrics of the global model on every owner's held-out rows, aggregated securely in a round of their own.
 
     Held-out rows are the tensors `inputs`/`targets`, or, when those are empty, a fraction of the training rows drawn
-    from (run seed, owner). `bins`: score bins of the summed histograms behind the AUC, whose binning error is stated."""
+    from (run seed, owner). `bins`: score bins of the summed histograms behind the AUC, whose binning error is stated.
+    `finetune`: each owner also trains the global model so on its training rows, and the metrics of what it then has, which
+    it forgets again, come out as "personal_…", beside those of the global model."""
 
     inputs: Annotated[str, Meta(max_length=256)] = ""
     targets: Annotated[str, Meta(max_length=256)] = ""
     fraction: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     every: Annotated[int, Meta(ge=1, le=1 << 20)] = 1
     bins: Annotated[int, Meta(ge=2, le=1 << 16)] = 256
+    finetune: LocalTraining | None = None
 
 
 class Stop(_Value, frozen=True):
@@ -86,14 +77,20 @@ class TrainJob(_Value, frozen=True, tag=True):
     where the tolerance needs it; `seed`: shuffles and dropout derive from (seed, round, owner).
 
     `update_bits` = n: an update's numbers become n-bit integers, ±max(clip, 1) being ±2^(n-1), and a training round's
-    ring, unless `ring_bits` says it, the smallest that holds their sum: n + log2(owners) bits, rounded up."""
+    ring, unless `ring_bits` says it, the smallest that holds their sum: n + log2(owners) bits, rounded up.
+
+    `private`: names or patterns of tensors that every owner has for itself ("head.*"; FedPer: Arivazhagan et al. 2019).
+    `fraction`: part of the owners that is drawn for each training round; `min_owners`: fewest whose sum is taken."""
 
     plan: Annotated[bytes, Meta(max_length=1 << 23)]
     inputs: TensorName
     targets: TensorName
     rounds: Annotated[int, Meta(ge=0, le=1 << 20)]
     local: LocalTraining = LocalTraining()
-    strategy: FedAvg | FedSGD = FedAvg()
+    strategy: Strategy = FedAvg()
+    private: tuple[TensorName, ...] = ()
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_owners: Annotated[int, Meta(ge=0, le=1 << 20)] = 0
     evaluation: Evaluation | None = None
     stop: Stop | None = None
     clip: Positive = 10.0
@@ -130,7 +127,7 @@ class AggregateJob(_Value, frozen=True, tag=True):
 Job = TrainJob | AggregateJob
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
-_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job)
+_decoder: msgspec.msgpack.Decoder[Job] = msgspec.msgpack.Decoder(Job, dec_hook=decode)
 
 
 def encode_job(job: Job) -> bytes:

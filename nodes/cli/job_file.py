@@ -21,7 +21,9 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
-from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, UpdateBits
+from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, UpdateBits
+from smpc_fl.learning.strategies import FedAvg
+from smpc_fl.learning.strategy import Strategy, decode
 from smpc_fl.nodes.client import Federation, connect
 from smpc_fl.nodes.home.config import ResearcherConfig, load
 
@@ -89,7 +91,10 @@ class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
     inputs: str = "x"
     targets: str = "y"
     rounds: Annotated[int, Meta(ge=1)] = 10
-    strategy: FedAvg | FedSGD = FedAvg()
+    strategy: Strategy = FedAvg()
+    private: tuple[str, ...] = ()
+    fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
+    min_owners: Annotated[int, Meta(ge=0)] = 0
     local: LocalTraining = LocalTraining()
     evaluation: Evaluation | None = None
     stop: Stop | None = None
@@ -110,7 +115,7 @@ class JobFile(_Table, frozen=True, kw_only=True):
 def read_job(path: Path) -> JobFile:
     """The job in a TOML file. Raises `ConfigInvalid` naming file and key."""
     try:
-        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), JobFile)
+        return msgspec.convert(tomllib.loads(path.read_text(encoding="utf-8")), JobFile, dec_hook=decode)
     except OSError as error:
         raise ConfigInvalid(
             f"{path}: cannot be read: {error.strerror}; examples/ has job files to begin with"

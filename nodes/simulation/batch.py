@@ -28,6 +28,7 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import Job, decode_job
 from smpc_fl.nodes.simulation.data import Part, holdings
 from smpc_fl.nodes.simulation.federation import COORDINATOR, Federation
+from smpc_fl.nodes.simulation.kept import of_owner
 from smpc_fl.prg import add_streams
 from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.codec import encode
@@ -57,6 +58,8 @@ class Setting:
     model: bytes = field(repr=False)
     prepared: tuple[tuple[str, Prepared], ...] = field(repr=False)
     k_min: int
+    kept: str = ""
+    """The folder of what owners keep from round to round; none where they keep nothing."""
 
 
 @dataclass(frozen=True)
@@ -238,9 +241,9 @@ class _Exchange:
         try:
             data = holdings(self._data.load(owner))
             cohort = list(round_.setting.cohort)
-            return Computed(
-                data.vector(round_.job, purpose_of(round_.job, number), number, model, owner=owner, cohort=cohort)
-            )
+            purpose = purpose_of(round_.job, number)
+            kept = of_owner(round_.setting.kept, owner) if round_.setting.kept else None
+            return Computed(data.vector(round_.job, purpose, number, model, owner=owner, cohort=cohort, kept=kept))
         except SmpcError as error:
             return ComputeFailed(error)
         except Exception as error:

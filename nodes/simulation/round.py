@@ -42,11 +42,14 @@ def run_round(
     owners: Owners,
     executor: Executor,
     on_done: Callable[[int], None],
+    *,
+    kept: str = "",
 ) -> Released:
-    """To the round's release. `on_done` hears how many owners each finished batch had. Raises what ended it instead."""
+    """To the round's release. `on_done` hears how many owners each finished batch had; `kept`: where owners keep vectors
+    from round to round. Raises what ended it instead."""
     hub = Hub(federation, plan)
     setting = Setting(
-        federation, job, plan.cohort, hub.offer_round(), bytes(plan.model), tuple(sorted(hub.prepared.items())), plan.k_min
+        federation, job, plan.cohort, hub.offer_round(), bytes(plan.model), tuple(sorted(hub.prepared.items())), plan.k_min, kept
     )  # fmt: skip
     size = batch_size(len(plan.cohort), executor.workers)
     batches = (

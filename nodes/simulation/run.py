@@ -9,19 +9,21 @@ from __future__ import annotations
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from smpc_fl.errors import BadInput, CohortTooSmall, RunFailed, SmpcError, from_code
-from smpc_fl.jobs import Evaluation, FedAvg, FedSGD, LocalTraining, RingBits, Stop, TrainJob, encode_job, job_digest
+from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, encode_job, job_digest
 from smpc_fl.learning.stopping import Stopper
+from smpc_fl.learning.strategy import Strategy
 from smpc_fl.learning.update import Aggregate, disassemble
 from smpc_fl.nodes.simulation.data import Make, Owners, Tensors, read_owners
 from smpc_fl.nodes.simulation.executors import Executor, choose, open_executor
 from smpc_fl.nodes.simulation.federation import Federation, make_federation
+from smpc_fl.nodes.simulation.kept import SimulatedKept, keeps_at_home
 from smpc_fl.nodes.simulation.round import FOREVER, run_round
 from smpc_fl.nodes.training_job import training_job
 from smpc_fl.nodes.training_run import Run
@@ -29,7 +31,7 @@ from smpc_fl.protocols.coordinator import Released, RoundPlan
 from smpc_fl.protocols.course import Ask, TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers
 from smpc_fl.protocols.messages import RoundResult, RunState
-from smpc_fl.protocols.work import Work, work_of
+from smpc_fl.protocols.work import Work, participants, work_of
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
@@ -60,7 +62,10 @@ def simulate(
     targets: str = "y",
     rounds: int = 10,
     local: LocalTraining | None = None,
-    strategy: FedAvg | FedSGD | None = None,
+    strategy: Strategy | None = None,
+    private: Sequence[str] = (),
+    fraction: float = 1.0,
+    min_owners: int = 0,
     evaluation: Evaluation | None = None,
     stop: Stop | None = None,
     clip: float = 10.0,
@@ -96,8 +101,9 @@ def simulate(
         raise CohortTooSmall(f"{len(read.names)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
     first = plan.initial
     job = training_job(
-        plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, evaluation=evaluation,
-        stop=stop, clip=clip, max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
+        plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
+        fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
+        max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
         update_bits=update_bits, seed=seed,
     )  # fmt: skip
     simulation = Simulation(
@@ -124,12 +130,18 @@ class Simulation:
         self.id = os.urandom(16)
         self.state = RunState(self.id, "waiting", 0)
         self._job, self._data = job, encode_job(job)
-        self._owners, self._model, self._k_min = owners, model, k_min
+        self._owners, self._vector, self._k_min = owners, model, max(k_min, job.min_owners)
         self._executor, self._workers = choose(executor, owners), workers
         self._progress = progress
         self._history: list[dict[str, float]] = []
         self._cancelled = False
         self._failure: SmpcError | None = None
+        self._kept = SimulatedKept() if keeps_at_home(job) else None
+        if self._kept is not None and self._executor.startswith("ray"):
+            raise BadInput(
+                f"{type(job.strategy).__name__} keeps vectors at its owners from round to round, in files of this machine: "
+                'use executor="threads" or "processes"'
+            )
         self._federation: Federation = make_federation(owners.names, aggregators, os.urandom(32))
         for work in self._works():
             self._numbers(work)
@@ -166,35 +178,37 @@ class Simulation:
 
     def _round(self, executor: Executor) -> tuple[RoundResult, bytes]:
         number, began = len(self._history) + 1, time.monotonic()
-        course = TrainingRound(self._job, number, self._model)
+        course = TrainingRound(self._job, number, self._vector, len(self._owners.names))
         uploaded: Counter[str] = Counter()
         releases: list[Released] = []
         while (ask := course.ask) is not None:
             releases.append(self._released(ask, executor, number, began))
-            course.take(self._read(ask.work, releases[-1]))
+            course.take(self._read(ask.work, releases[-1]), len(releases[-1].agreed))
+            if ask.work.purpose == "train" and self._kept is not None:
+                self._kept.commit(ask.round, [entry.owner for entry in releases[-1].agreed])
             uploaded.update(releases[-1].uploaded)
-        self._model = course.model
+        self._vector = course.vector
         self._history.append(course.metrics)
-        return self._result(course, releases[0], dict(uploaded), time.monotonic() - began), self._model.tobytes()
+        return self._result(course, releases[0], dict(uploaded), time.monotonic() - began), self._vector.tobytes()
 
     def _released(self, ask: Ask, executor: Executor, number: int, began: float) -> Released:
-        done = 0
+        done, cohort = 0, participants(self._job, ask.round, self._owners.names, self._k_min)
 
         def on_done(count: int) -> None:
             nonlocal done
             done += count
             if self._progress is not None:
-                self._progress(
-                    Progress(number, ask.work.purpose, done, len(self._owners.names), time.monotonic() - began)
-                )
+                self._progress(Progress(number, ask.work.purpose, done, len(cohort), time.monotonic() - began))
 
         work = ask.work
         plan = RoundPlan(
-            self.id, ask.round, 0, work.purpose, self._owners.names, self._aggregators, work.layout.length,
+            self.id, ask.round, 0, work.purpose, tuple(cohort), self._aggregators, work.layout.length,
             self._numbers(work), work.clip, work.max_samples, self._k_min, FOREVER, FOREVER, job_digest(self._data),
             work.subject, ask.model.tobytes(),
         )  # fmt: skip
-        return run_round(self._federation, plan, self._data, self._owners, executor, on_done)
+        return run_round(
+            self._federation, plan, self._data, self._owners, executor, on_done, kept=str(self._kept or "")
+        )
 
     @property
     def _aggregators(self) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ _CHUNK = 1024
 
 
 def evaluate(plan: Plan, model: Vector, x: Data, y: Data, bins: int) -> tuple[Floats, int]:
-    """(float64[v], rows): an owner's averages in the slots of `metrics.layout_for`, and the rows behind them.
+    """(float64[v], rows): an owner's averages for one model in the slots of `metrics.layout_for`, and the rows behind them.
 
     The loss is computed from the prediction here, row by row, not by the plan. A loss beyond METRIC_BOUND leaves its slot
     beyond 1: `update.assemble(…, clip=1.0, mode="saturate")` limits it, and counts it. Raises as `train_locally` does."""

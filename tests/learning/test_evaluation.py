@@ -13,7 +13,7 @@ from torch.nn import functional
 from smpc_fl.errors import BadInput, NotFinite, ShapeMismatch
 from smpc_fl.learning import evaluation
 from smpc_fl.learning.evaluation import evaluate
-from smpc_fl.learning.metrics import evaluation_layout, read_evaluation
+from smpc_fl.learning.metrics import layout_for, read_evaluation
 from smpc_fl.learning.update import METRIC_BOUND, VectorLayout, assemble, disassemble, row_weight
 from smpc_fl.plans.plan import Plan
 
@@ -30,7 +30,7 @@ def net(outputs: int) -> nn.Module:
 
 def secure_mean(plan: Plan, y: torch.Tensor, bins: int) -> dict[str, float]:
     """The round of an evaluation, without its cryptography."""
-    layout = evaluation_layout(plan.to_bytes(), bins)
+    layout = layout_for(plan.document, bins)
     slots = VectorLayout(layout.length)
     total = np.zeros(slots.length)
     for rows in OWNERS:

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
+from serving import apply
 from torch import nn
 from torch.nn import functional
 
-from smpc_fl.jobs import FedAvg, FedSGD, LocalTraining, TrainJob
+from smpc_fl.jobs import LocalTraining, TrainJob
 from smpc_fl.learning.shuffle import permutation, stream
-from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.training import train_locally
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, assemble, disassemble, row_weight
 from smpc_fl.plans.plan import Plan

@@ -11,17 +11,20 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smpc_fl.errors import PlanRejected, ShapeMismatch
+from smpc_fl.jobs import Evaluation, TrainJob
 from smpc_fl.learning.metrics import EvaluationLayout, evaluation_layout, read_evaluation
 
 TWO = EvaluationLayout(True, 8)
 
 
-def test_slots_and_their_names() -> None:
-    assert EvaluationLayout(False, 0).names == ("val_loss",)
-    assert EvaluationLayout(True, 0).names == ("val_loss", "val_accuracy")
-    names = EvaluationLayout(True, 2).names
-    assert names == ("val_loss", "val_accuracy", "positive[0]", "positive[1]", "negative[0]", "negative[1]")
-    assert len(TWO.names) == TWO.length == 18
+def test_slots() -> None:
+    assert (EvaluationLayout(False, 0).length, EvaluationLayout(True, 0).length, TWO.length) == (1, 2, 18)
+    assert EvaluationLayout(True, 8, personal=True).length == 36
+
+
+def test_models_of_the_owners_own_have_the_same_slots_again() -> None:
+    both = read_evaluation(np.array([0.01, 0.5, 0.005, 0.75]), EvaluationLayout(True, 0, personal=True))
+    assert both == {"val_loss": 1.0, "val_accuracy": 0.5, "personal_loss": 0.5, "personal_accuracy": 0.75}
 
 
 def test_loss_and_accuracy() -> None:
@@ -77,6 +80,6 @@ def test_rounding_below_nothing_counts_as_nothing() -> None:
 
 def test_the_coordinator_reads_plans_without_torch() -> None:
     with pytest.raises(PlanRejected):
-        evaluation_layout(b"{}", 8)
+        evaluation_layout(TrainJob(plan=b"{}", inputs="x", targets="y", rounds=1, evaluation=Evaluation()))
     code = "import sys, smpc_fl.learning.metrics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

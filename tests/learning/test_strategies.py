@@ -10,11 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from serving import apply
 
 from smpc_fl import chunks
 from smpc_fl.errors import NotFinite, ShapeMismatch
-from smpc_fl.jobs import FedAvg, FedSGD
-from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.plans.document import Part
 from smpc_fl.plans.layout import Layout
 

@@ -11,13 +11,15 @@ import msgspec
 import numpy as np
 import pytest
 import torch
+from serving import apply
 from torch import nn
 from torch.nn import functional
 
 from smpc_fl.errors import BadInput, NotFinite, ShapeMismatch, SmpcError
-from smpc_fl.jobs import FedSGD, LocalTraining, TrainJob
+from smpc_fl.jobs import LocalTraining, TrainJob
+from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.shuffle import permutation, stream
-from smpc_fl.learning.strategies import apply
+from smpc_fl.learning.strategies import FedSGD
 from smpc_fl.learning.training import LocalResult, train_locally
 from smpc_fl.plans.interpreter import run
 from smpc_fl.plans.operators import table
@@ -116,7 +118,10 @@ def test_frozen_and_unused_weights_stay(strategy: Any) -> None:
             return scores
 
     plan = Plan.from_module(Partly(), example=(X, Y))
-    changed = plan.layout.unflatten(trained(plan, a_job(plan, strategy=strategy)).delta)
+    job = a_job(plan, strategy=strategy)
+    travels = shared_of(job.plan, job.strategy).layout
+    assert [part.name for part in travels.parts if part.name.startswith("frozen")] == []
+    changed = travels.unflatten(trained(plan, job).delta)
     assert {name for name, change in changed.items() if change.any()} == {"last.weight", "last.bias"}
 
 
@@ -161,7 +166,7 @@ def test_a_single_row_left_over_joins_the_batch_before_it(
         seen.append(len(values["$x"]))
         return run(graph, values, functions)
 
-    monkeypatch.setattr("smpc_fl.learning.training.run", watched)
+    monkeypatch.setattr("smpc_fl.learning.local.run", watched)
     plan = plan_of(norm=norm)
     trained(plan, a_job(plan, epochs=2, batch_size=8))
     assert seen == sizes * 2
@@ -267,7 +272,7 @@ class Backwardless(torch.autograd.Function):
 def test_a_gradient_that_fails_is_refused_without_a_value(strategy: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     plan = plan_of()
     functions = {**table(), "aten.relu.default": Backwardless.apply}
-    monkeypatch.setattr("smpc_fl.learning.training.training_functions", lambda numbers: functions)
+    monkeypatch.setattr("smpc_fl.learning.local.training_functions", lambda numbers: functions)
     with pytest.raises(BadInput, match="no gradient") as caught:
         trained(plan, a_job(plan, strategy=strategy))
     assert "31337" not in str(caught.value)

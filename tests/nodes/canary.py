@@ -127,6 +127,6 @@ class Scanner:
             if not isinstance(pattern, bytes):
                 return False
             expected = self.scanned / 256 ** len(pattern)
-            return expected**hits / math.factorial(hits) > CHANCE  # P(Poisson >= hits) is at most this
+            return bool(expected**hits / math.factorial(hits) > CHANCE)  # P(Poisson >= hits) is at most this
 
         return {key: where for key, where in self.found.items() if not coincidence(key, len(where))}

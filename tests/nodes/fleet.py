@@ -103,8 +103,8 @@ def never_twice_the_same() -> None:
     patch: Callable[[Any, str, Any], None] = setattr
     train = training.train_locally
 
-    def restless(plan: Any, model: Any, x: Any, y: Any, job: TrainJob, *, round_number: int, owner: str) -> Any:
-        result = train(plan, model, x, y, job, round_number=round_number, owner=owner)
+    def restless(plan: Any, model: Any, x: Any, y: Any, job: TrainJob, *, owner: str, **more: Any) -> Any:
+        result, round_number = train(plan, model, x, y, job, owner=owner, **more), more["round_number"]
         if owner != RESTLESS:
             return result
         noise = np.frombuffer(os.urandom(4 * result.delta.size), np.uint32).astype(np.float64) / 2**32 - 0.5
@@ -334,7 +334,7 @@ class Reference:
 
     def after(self, number: int, included: Sequence[str]) -> Vector:
         """The model, float32[d], after round `number`: they are asked for in their order."""
-        course = TrainingRound(self.job, number, self.model)
+        course = TrainingRound(self.job, number, self.model, len(OWNERS))
         while (ask := course.ask) is not None:
             purpose = purpose_of(self.job, ask.round)
             work = work_of(self.job, purpose)
@@ -347,7 +347,7 @@ class Reference:
             total = sum(
                 self._vector(owner, ask.round, ask.model).encode(fixed).astype(object) for owner in included
             ) % (1 << numbers.ring_bits)  # fmt: skip
-            course.take(disassemble(fixed.decode(np.asarray(total).astype(of.dtype)), work.layout))
+            course.take(disassemble(fixed.decode(np.asarray(total).astype(of.dtype)), work.layout), len(included))
         self.model = np.array(course.model)
         return self.model
 

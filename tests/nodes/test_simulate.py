@@ -17,11 +17,11 @@ import numpy.typing as npt
 import pytest
 import torch
 from sample_federation import FEATURES, linear_plan, owners
+from serving import apply
 
 import smpc_fl as sf
 from smpc_fl.errors import CohortTooSmall, NotFinite, PrecisionTooLow
 from smpc_fl.jobs import TrainJob
-from smpc_fl.learning.strategies import apply
 from smpc_fl.learning.update import disassemble
 from smpc_fl.nodes.simulation.batch import Batch, Partial, Setting, combine, run_batch
 from smpc_fl.nodes.simulation.data import Tensors, arrays, holdings, name_of, read_owners

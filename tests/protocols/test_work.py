@@ -10,18 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from smpc_fl.errors import ManifestRefused, WeightOutOfRange
-from smpc_fl.jobs import (
-    AggregateJob,
-    Evaluation,
-    FedAvg,
-    FedSGD,
-    LocalTraining,
-    Stop,
-    TrainJob,
-    encode_job,
-    job_digest,
-)
+from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, Stop, TrainJob, encode_job, job_digest
 from smpc_fl.learning.metrics import evaluation_layout
+from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.protocols.manifest import stated_error
 from smpc_fl.protocols.work import (
     Purpose,
@@ -111,7 +102,7 @@ def test_the_bits_of_an_update_are_those_of_training_rounds() -> None:
 def test_an_evaluation_round_carries_averages_by_rows() -> None:
     job = train(evaluation=Evaluation(bins=16), strategy=FedAvg(weights="equal"))
     work = work_of(job, "evaluate")
-    assert work.layout.payload == evaluation_layout(PLAN, 16).length
+    assert work.layout.payload == evaluation_layout(job).length
     assert (work.clip, work.mode, work.max_samples) == (1.0, "saturate", 1024)
 
 

@@ -9,8 +9,6 @@ from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.jobs import (
     AggregateJob,
     Evaluation,
-    FedAvg,
-    FedSGD,
     Job,
     LocalTraining,
     Stop,
@@ -19,6 +17,7 @@ from smpc_fl.jobs import (
     encode_job,
     job_digest,
 )
+from smpc_fl.learning.strategies import FedAvg, FedSGD
 
 JOBS: list[Job] = [
     TrainJob(plan=b"{}", inputs="x", targets="y", rounds=3),
