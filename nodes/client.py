@@ -14,6 +14,7 @@ import structlog
 
 from smpc_fl.errors import CohortTooSmall, Unavailable, UnknownMember
 from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, RingBits, Stop
+from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategy import Strategy
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.home.config import ResearcherConfig, load
@@ -176,6 +177,7 @@ class Federation:
         tolerance: float = 1e-2,
         ring_bits: RingBits | None = None,
         update_bits: int | None = None,
+        compression: Compression | None = None,
         seed: int | None = None,
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
@@ -186,7 +188,8 @@ class Federation:
         `max_samples`: public cap on an owner's rows. `tolerance`: largest decoding error that is accepted, in the worst
         case of k_min owners of one row each. `ring_bits`: bits that a number takes on the wire, 8 to 64, or "fit" for the
         fewest that the tolerance allows; `update_bits`: bits of one owner's number, the ring's then being the fewest that
-        hold the sum. `seed`: repeats a run; drawn by the system without it."""
+        hold the sum; `compression`: fewer bytes still, for a rougher mean. `seed`: repeats a run; drawn by the
+        system without it."""
         cohort = sorted(owners) if owners is not None else self.owners
         if len(cohort) < self._k_min:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
@@ -195,7 +198,7 @@ class Federation:
             plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
             fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
             max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
-            update_bits=update_bits, seed=seed,
+            update_bits=update_bits, compression=compression, seed=seed,
         )  # fmt: skip
         return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)
 

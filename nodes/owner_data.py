@@ -22,7 +22,7 @@ from smpc_fl.learning.update import SecureVector, assemble
 from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.pointers.lineage import decode_expression, names
-from smpc_fl.protocols.work import Purpose, weight_of, work_of
+from smpc_fl.protocols.work import Purpose, compressor_of, weight_of, work_of
 
 if TYPE_CHECKING:
     import torch
@@ -33,6 +33,8 @@ if TYPE_CHECKING:
     from smpc_fl.pointers.shapes import Spec
 
 Array = npt.NDArray[Any]
+RESIDUAL = "residual"
+"""Name of what compression has lost so far, among what an owner keeps."""
 
 
 class Holdings:
@@ -171,12 +173,30 @@ class Holdings:
             metrics: dict[str, float] = {}
         elif purpose == "train":
             result = self._train(job, round_number, np.frombuffer(model, np.float32), owner, kept)
-            payload, rows, metrics = result.delta, result.rows, result.metrics
+            weight = weight_of(job, purpose, owner, cohort, result.rows)
+            return self._trained_vector(job, round_number, result, weight, owner, kept)
         else:
             payload, rows = self._evaluate(job, round_number, np.frombuffer(model, np.float32), owner, kept)
             metrics = {}
         weight = weight_of(job, work.purpose, owner, cohort, rows)
         return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode)
+
+    def _trained_vector(
+        self, job: TrainJob, round_number: int, result: LocalResult, weight: float, owner: str, kept: Kept | None
+    ) -> SecureVector:
+        work, keep = work_of(job, "train"), dict(result.keep)
+        payload: Array = result.delta
+        metrics, clipped = result.metrics, False
+        if job.compression is not None:
+            residual = (kept.read() if kept else {}).get(RESIDUAL, np.zeros_like(result.delta))
+            compressor = compressor_of(job, round_number)
+            payload, residual, clipped = compressor.compress(result.delta, residual, weight, owner)
+            metrics = {}
+            if job.compression.feedback:
+                keep[RESIDUAL] = residual
+        if kept:
+            kept.stage(round_number, keep)
+        return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode, clipped=clipped)
 
     def _train(
         self, job: TrainJob, round_number: int, model: npt.NDArray[np.float32], owner: str, kept: Kept | None
@@ -185,12 +205,9 @@ class Holdings:
 
         x, y = self._training_rows(job, owner)
         before = kept.read() if kept else {}
-        result = train_locally(
+        return train_locally(
             _read_plan(job.plan), model, x, y, job, round_number=round_number, owner=owner, kept=before
         )
-        if kept:
-            kept.stage(round_number, result.keep)
-        return result
 
     def _training_rows(self, job: TrainJob, owner: str) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows but those that are held out."""

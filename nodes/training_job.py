@@ -11,9 +11,11 @@ import msgspec
 from smpc_fl.errors import BadInput
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
+from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.strategy import Strategy, decode
+from smpc_fl.protocols.work import compressor_of
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
@@ -37,6 +39,7 @@ def training_job(
     tolerance: float,
     ring_bits: RingBits | None,
     update_bits: int | None,
+    compression: Compression | None = None,
     seed: int | None,
 ) -> TrainJob:
     """The job of `Federation.train` and of `simulate`. Raises `BadInput`."""
@@ -46,7 +49,7 @@ def training_job(
     shared = shared_of(plan.data, strategy, tuple(private))
     if shared.private and isinstance(strategy, FedSGD):
         raise BadInput("FedSGD takes no step at an owner, so private tensors would never be trained: use FedAvg")
-    return _checked(TrainJob(
+    job = _checked(TrainJob(
         plan=plan.to_bytes(),
         inputs=inputs,
         targets=targets,
@@ -63,8 +66,12 @@ def training_job(
         tolerance=tolerance,
         ring_bits=ring_bits,
         update_bits=update_bits,
+        compression=compression,
         seed=run_seed(seed),
     ))  # fmt: skip
+    if compression is not None:
+        compressor_of(job, 0)
+    return job
 
 
 def run_seed(seed: int | None) -> bytes:

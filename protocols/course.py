@@ -18,7 +18,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import About
 from smpc_fl.learning.update import Aggregate
 from smpc_fl.plans.layout import Vector
-from smpc_fl.protocols.work import Work, evaluation_round, train_round, work_of
+from smpc_fl.protocols.work import Work, compressor_of, evaluation_round, train_round, work_of
 
 
 @dataclass(frozen=True)
@@ -64,8 +64,9 @@ class TrainingRound:
             return
         self.trained, self.metrics = aggregate, dict(aggregate.metrics)
         about = About(self.number, included, self._cohort, job.local)
-        self._server = serve(
-            job.strategy, self._server, aggregate.sum, self._shared, about, weight=aggregate.total_weight
-        )  # fmt: skip
+        total, weight = aggregate.sum, aggregate.total_weight
+        if job.compression is not None:
+            total, weight = compressor_of(job, ask.round).expand(aggregate.mean), 1.0
+        self._server = serve(job.strategy, self._server, total, self._shared, about, weight=weight)
         if job.evaluation is not None and (self.number % job.evaluation.every == 0 or self.number == job.rounds):
             self.ask = Ask(evaluation_round(self.number), work_of(job, "evaluate"), self.model)

@@ -14,10 +14,11 @@ from typing import Literal
 
 import msgspec
 
-from smpc_fl.errors import ManifestRefused
+from smpc_fl.errors import BadInput, ManifestRefused
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import AggregateJob, Job, RingBits, TrainJob, job_digest
 from smpc_fl.learning.cohort import drawn
+from smpc_fl.learning.compression import Compressor, weight_in_units
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
@@ -25,6 +26,8 @@ from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, ro
 from smpc_fl.protocols.manifest import Expected
 
 Purpose = Literal["train", "evaluate", "aggregate"]
+ROUGH = 1e9
+"""A tolerance that any error keeps."""
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
 
@@ -84,11 +87,28 @@ def work_of(job: Job, purpose: Purpose) -> Work:
     rows = _max_samples(job)
     if purpose == "train":
         shared = shared_of(job.plan, job.strategy, job.private)
+        if job.compression is not None:
+            # No metrics: a few bits cannot tell a loss. A mean is as rough as they are, whatever is tolerated.
+            layout = VectorLayout(compressor_of(job, 0).length)
+            units = min(rows, 1 << (job.compression.bits - 1))  # weights are whole ones
+            return Work(purpose, subject, layout, 1.0, units, "saturate", ROUGH, "fit", job.compression.bits)
         layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), TRAIN_METRICS)
         return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job).length)
     return Work(purpose, subject, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
+
+
+def compressor_of(job: TrainJob, round_number: int) -> Compressor:
+    """How a training round's updates get smaller. Raises `BadInput` for a strategy that sends more than an update."""
+    assert job.compression is not None
+    size = shared_of(job.plan, job.strategy, job.private).size
+    if list(job.strategy.parts(size)) != ["update"]:
+        raise BadInput(
+            f"{type(job.strategy).__name__} sends {', '.join(job.strategy.parts(size))}, and only an update can be compressed: "
+            "use a strategy such as FedAvg, FedProx or FedAdam, or no compression"
+        )
+    return Compressor(job.compression, size, job.clip, job.seed, round_number)
 
 
 def subject_of(job: Job, purpose: Purpose) -> bytes:
@@ -108,6 +128,7 @@ def subject_of(job: Job, purpose: Purpose) -> bytes:
             job.local,
             *same_numbers(job.strategy),
             *([sorted(job.private)] if job.private else []),
+            *([job.compression] if job.compression else []),
         ]
     else:
         assert job.evaluation is not None
@@ -153,6 +174,7 @@ def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], row
             return job.weights[sorted(cohort).index(owner)]
         return row_weight(rows, job.max_samples) if job.reduce == "mean" else 1.0
     by_rows = row_weight(rows, job.max_samples)
-    if purpose == "evaluate" or job.strategy.weights == "rows":
+    if purpose == "evaluate":
         return by_rows
-    return 1.0
+    weight = by_rows if job.strategy.weights == "rows" else 1.0
+    return weight if job.compression is None else weight_in_units(weight, job.compression.bits)

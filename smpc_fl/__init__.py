@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     )
     from smpc_fl.jobs import Evaluation, LocalTraining, Stop
     from smpc_fl.learning import partition
+    from smpc_fl.learning.compression import Compression
     from smpc_fl.learning.strategies import (
         Ditto,
         FedAdagrad,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "BadInput": "errors",
+    "Compression": "learning.compression",
     "Ditto": "learning.strategies",
     "Evaluation": "jobs",
     "FedAdagrad": "learning.strategies",
@@ -94,6 +96,7 @@ _CALLED = {"register_strategy": "register"}
 
 __all__ = [
     "BadInput",
+    "Compression",
     "Ditto",
     "Evaluation",
     "FedAdagrad",

@@ -14,6 +14,7 @@ from msgspec import Meta
 
 from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.hashing import digest
+from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategies import FedAvg
 from smpc_fl.learning.strategy import Strategy, decode
 
@@ -98,6 +99,7 @@ class TrainJob(_Value, frozen=True, tag=True):
     tolerance: Positive = 1e-3
     ring_bits: RingBits | None = None
     update_bits: UpdateBits | None = None
+    compression: Compression | None = None
     seed: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)
 
 

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
 from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, UpdateBits
+from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategies import FedAvg
 from smpc_fl.learning.strategy import Strategy, decode
 from smpc_fl.nodes.client import Federation, connect
@@ -103,6 +104,7 @@ class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
     tolerance: Annotated[float, Meta(gt=0)] = 1e-2
     ring_bits: RingBits | None = None
     update_bits: UpdateBits | None = None
+    compression: Compression | None = None
     seed: int | None = None
 
 

@@ -15,7 +15,8 @@ from smpc_fl.nodes.home.kept import Kept
 
 def keeps_at_home(job: TrainJob) -> bool:
     """Does an owner keep anything between two rounds of this job?"""
-    return job.strategy.KEEPS or bool(shared_of(job.plan, job.strategy, job.private).private)
+    residual = job.compression is not None and job.compression.feedback
+    return residual or job.strategy.KEEPS or bool(shared_of(job.plan, job.strategy, job.private).private)
 
 
 class SimulatedKept:

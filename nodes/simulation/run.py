@@ -17,6 +17,7 @@ import numpy as np
 
 from smpc_fl.errors import BadInput, CohortTooSmall, RunFailed, SmpcError, from_code
 from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, encode_job, job_digest
+from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.strategy import Strategy
 from smpc_fl.learning.update import Aggregate, disassemble
@@ -73,6 +74,7 @@ def simulate(
     tolerance: float = 1e-2,
     ring_bits: RingBits | None = None,
     update_bits: int | None = None,
+    compression: Compression | None = None,
     seed: int | None = None,
     aggregators: int = 3,
     k_min: int = 3,
@@ -104,7 +106,7 @@ def simulate(
         plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
         fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
         max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
-        update_bits=update_bits, seed=seed,
+        update_bits=update_bits, compression=compression, seed=seed,
     )  # fmt: skip
     simulation = Simulation(
         job, read, first, aggregators=aggregators, k_min=k_min, executor=executor, workers=workers, progress=progress

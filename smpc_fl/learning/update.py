@@ -151,8 +151,10 @@ def assemble(
     layout: VectorLayout,
     clip: float,
     mode: Literal["norm", "saturate"],
+    clipped: bool = False,
 ) -> SecureVector:
-    """One owner's vector. `payload` is kept, not copied: leave it as it is until the vector is encoded.
+    """One owner's vector. `payload` is kept, not copied: leave it as it is until the vector is encoded. `clipped`: it has
+    been, before it came here.
 
     `mode` "norm" scales the payload down to the L2 norm `clip`; "saturate" limits each slot to ±clip. Either way no slot
     is beyond ±max(clip, 1). Raises `ShapeMismatch`, `NotFinite`, `WeightOutOfRange` (weight not in (0, 1])."""
@@ -171,7 +173,7 @@ def assemble(
     # A last bit less than the quotient: no slot comes out above `clip`, which the ring's capacity does not foresee.
     ratio = math.nextafter(clip / norm, 0.0) if norm > clip else 1.0
     saturates = mode == "saturate" and _peak(payload) > clip
-    clipped = norm > clip or saturates or not np.array_equal(bounded, rates)
+    clipped = clipped or norm > clip or saturates or not np.array_equal(bounded, rates)
     tail = np.concatenate([weight * bounded, [weight, float(clipped)]])
     return SecureVector(payload, clip, ratio, saturates, weight, tail)
 
