@@ -46,7 +46,7 @@ def draw_curves(rounds: Sequence[Mapping[str, float]], path: str | os.PathLike[s
 
 def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
     """Draws panels side by side into `path` (.png or .svg). Raises `Unavailable` without matplotlib."""
-    figure, canvas = _figure(path, 5.2 * len(panels), 3.9)
+    figure, canvas = new_figure(path, 5.2 * len(panels), 3.9)
     from matplotlib.ticker import MaxNLocator
 
     figure.suptitle(title)
@@ -60,7 +60,7 @@ def draw(path: Path, title: str, panels: Sequence[Panel]) -> None:
         axes.grid(alpha=0.3)
         if panel.curves or panel.levels:
             axes.legend(fontsize="small")
-    _save(canvas, path)
+    save(canvas, path)
 
 
 def plot_partition(
@@ -81,7 +81,7 @@ def plot_partition(
         raise BadInput(f"{len(kinds)} classes are more than a picture shows: give labels with {MOST_CLASSES} at most")
     owners, sizes = list(partition.rows), counts.sum(1)
     shown = [(names or {}).get(kind.item(), str(kind)) for kind in kinds]
-    figure, canvas = _figure(Path(path), 9.5, min(max(1.5 + 0.27 * len(owners), 2.6), 11))
+    figure, canvas = new_figure(Path(path), 9.5, min(max(1.5 + 0.27 * len(owners), 2.6), 11))
     from matplotlib import colormaps
     from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
@@ -111,10 +111,10 @@ def plot_partition(
     figure.suptitle(title or f"{sizes.sum():,} rows at {len(owners)} owners")
     handles, captions = absolute.get_legend_handles_labels()
     figure.legend(handles, captions, loc="outside right center", fontsize="small", ncols=1 + (len(kinds) - 1) // 20)
-    _save(canvas, Path(path))
+    save(canvas, Path(path))
 
 
-def _figure(path: Path, width: float, height: float) -> tuple[Figure, FigureCanvasBase]:
+def new_figure(path: Path, width: float, height: float) -> tuple[Figure, FigureCanvasBase]:
     """A figure in inches, and what draws it: no global state of pyplot's, no display."""
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -126,6 +126,6 @@ def _figure(path: Path, width: float, height: float) -> tuple[Figure, FigureCanv
     return figure, FigureCanvasSVG(figure) if path.suffix == ".svg" else FigureCanvasAgg(figure)
 
 
-def _save(canvas: FigureCanvasBase, path: Path) -> None:
+def save(canvas: FigureCanvasBase, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     canvas.print_figure(str(path), dpi=120)

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-import numpy.typing as npt
 import torch
 from torch import nn
 
 from smpc_fl.errors import Unavailable
+from smpc_fl.nodes.demo.tables import Table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -58,20 +58,6 @@ FEATURES = (
 BOUND = 2.0
 """No value of x is larger: a promise that holds whatever the data, because owners saturate what is beyond it."""
 
-FloatTable = npt.NDArray[np.float32]
-Labels = npt.NDArray[np.int64]
-
-
-@dataclass(frozen=True)
-class Table:
-    """Rows of one hospital: `x` float32[n, 17], NaN where missing, else within ±BOUND; `y` int64[n], 1 = ill."""
-
-    x: FloatTable
-    y: Labels
-
-    def rows(self, chosen: npt.NDArray[np.bool_]) -> Table:
-        return Table(self.x[chosen], self.y[chosen])
-
 
 @dataclass(frozen=True)
 class Split:
@@ -92,7 +78,8 @@ def load_hospitals() -> dict[str, Table]:
 
 
 def encode(patients: pd.DataFrame) -> Table:
-    """A hospital's table as tensors, by public scales and categories alone: nothing here looks at other patients."""
+    """A hospital's table as tensors, by public scales and categories alone: nothing here looks at other patients. `x`:
+    float32[n, 17], NaN where missing, else within ±BOUND; `y`: 1 = ill."""
     columns = []
     for name, scale in MEASURED.items():
         values = patients[name].astype(float)
@@ -116,11 +103,11 @@ def split(hospitals: dict[str, Table], number: int) -> dict[str, Split]:
     return divided
 
 
-class HeartModel(nn.Module):
-    """Logistic regression on imputed, standardised columns: float32[n, 17] with NaN -> two logits.
+class Standardise(nn.Module):
+    """float32[n, k] with NaN -> float32[n, k]: columns of mean 0 and deviation 1, by `centre` and `scale` float32[k].
 
-    `centre` and `scale` (float32[17]) are buffers of the model, so raw tables stay as they are at their owner and a
-    missing value counts as an average one, also where a hospital lacks the column altogether. Starts at zero."""
+    These are buffers of the model, so raw tables stay as they are at their owner and a missing value counts as an average
+    one, also where an owner lacks the column altogether."""
 
     centre: torch.Tensor
     scale: torch.Tensor
@@ -129,10 +116,20 @@ class HeartModel(nn.Module):
         super().__init__()
         self.register_buffer("centre", centre.to(torch.float32))
         self.register_buffer("scale", scale.to(torch.float32))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.nan_to_num((x - self.centre) / self.scale, nan=0.0)
+
+
+class HeartModel(Standardise):
+    """Logistic regression on standardised columns: float32[n, 17] -> two logits. Starts at zero."""
+
+    def __init__(self, centre: torch.Tensor, scale: torch.Tensor) -> None:
+        super().__init__(centre, scale)
         self.linear = nn.Linear(len(FEATURES), 2)
         nn.init.zeros_(self.linear.weight)
         nn.init.zeros_(self.linear.bias)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        logits: torch.Tensor = self.linear(torch.nan_to_num((x - self.centre) / self.scale, nan=0.0))
+        logits: torch.Tensor = self.linear(super().forward(x))
         return logits

@@ -22,7 +22,8 @@ from smpc_fl.errors import RunFailed
 from smpc_fl.jobs import TrainJob
 from smpc_fl.nodes.demo import report as demo_report
 from smpc_fl.nodes.demo.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Split, load_hospitals, split
-from smpc_fl.nodes.demo.yardsticks import PlainFedAvg, auc_of, concatenate, train_centrally
+from smpc_fl.nodes.demo.tables import concatenate
+from smpc_fl.nodes.demo.yardsticks import PlainFedAvg, auc_of, train_centrally
 from smpc_fl.nodes.plots import Panel, draw
 from smpc_fl.nodes.training_job import run_seed
 
@@ -107,21 +108,23 @@ def _progress(console: Console) -> Progress:
     )
 
 
-def secure_statistics(fed: Any, name: str) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and standard deviation of each column's present values over all owners: float32[k] each.
+def secure_statistics(
+    fed: Any, name: str, *, bound: float = BOUND, max_samples: int = MAX_SAMPLES
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and standard deviation of each column's present values, all within ±bound, over all owners: float32[k] each.
 
     Three secure means over pointers: which values are present, the values, their squared deviations. An owner that
     lacks a column adds nothing to it; nobody learns which one that was."""
 
-    def mean_over_owners(expression: Any, bound: float) -> torch.Tensor:
+    def mean_over_owners(expression: Any, limit: float) -> torch.Tensor:
         pointers = [expression(fed[owner].tensor(name)).mean(0) for owner in fed.owners]
-        mean: torch.Tensor = sf.secure_mean(pointers, bound=bound, max_samples=MAX_SAMPLES)
+        mean: torch.Tensor = sf.secure_mean(pointers, bound=limit, max_samples=max_samples)
         return mean
 
     present = mean_over_owners(lambda x: 1.0 - torch.isnan(x).float(), 1.0)
-    share = present.clamp(min=1 / MAX_SAMPLES)
-    centre = mean_over_owners(lambda x: torch.nan_to_num(x), BOUND) / share
-    variance = mean_over_owners(lambda x: torch.square(torch.nan_to_num(x - centre)), 4 * BOUND**2) / share
+    share = present.clamp(min=1 / max_samples)
+    centre = mean_over_owners(lambda x: torch.nan_to_num(x), bound) / share
+    variance = mean_over_owners(lambda x: torch.square(torch.nan_to_num(x - centre)), 4 * bound**2) / share
     return centre, torch.where(variance > 1e-6, variance.clamp(min=1e-6).sqrt(), torch.ones_like(variance))
 
 

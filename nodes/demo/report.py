@@ -12,7 +12,8 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table as Grid
 
-from smpc_fl.nodes.demo.heart import HOSPITALS, Table
+from smpc_fl.nodes.demo.heart import HOSPITALS
+from smpc_fl.nodes.demo.tables import Table
 
 if TYPE_CHECKING:
     from smpc_fl.nodes.demo.main import SplitResult

@@ -6,7 +6,7 @@ rounds without any cryptography; `pooled` trains on all rows at once; `alone` on
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -15,7 +15,8 @@ from torch import nn
 
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.training import train_locally
-from smpc_fl.nodes.demo.heart import HeartModel, Labels, Table
+from smpc_fl.nodes.demo.heart import HeartModel
+from smpc_fl.nodes.demo.tables import Labels, Table
 from smpc_fl.plans.plan import Plan
 from smpc_fl.protocols.work import train_round
 
@@ -34,10 +35,6 @@ def auc_of(net: nn.Module, table: Table) -> float:
     with torch.no_grad():
         logits = net(torch.from_numpy(table.x))
     return auc((logits[:, 1] - logits[:, 0]).numpy(), table.y)
-
-
-def concatenate(tables: Sequence[Table]) -> Table:
-    return Table(np.concatenate([table.x for table in tables]), np.concatenate([table.y for table in tables]))
 
 
 def statistics(x: npt.NDArray[np.float32]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -9,7 +9,8 @@ import pytest
 import torch
 
 from smpc_fl.errors import Unavailable
-from smpc_fl.nodes.demo.heart import BOUND, FEATURES, HOSPITALS, HeartModel, Table, load_hospitals, split
+from smpc_fl.nodes.demo.heart import BOUND, FEATURES, HOSPITALS, HeartModel, load_hospitals, split
+from smpc_fl.nodes.demo.tables import Table
 
 
 @pytest.fixture(scope="module")

@@ -9,8 +9,9 @@ from sklearn.metrics import roc_auc_score
 from torch import nn
 
 from smpc_fl.jobs import LocalTraining, TrainJob
-from smpc_fl.nodes.demo.heart import FEATURES, HeartModel, Table, load_hospitals, split
-from smpc_fl.nodes.demo.yardsticks import PlainFedAvg, auc, auc_of, concatenate, statistics, train_centrally
+from smpc_fl.nodes.demo.heart import FEATURES, HeartModel, load_hospitals, split
+from smpc_fl.nodes.demo.tables import Table, concatenate
+from smpc_fl.nodes.demo.yardsticks import PlainFedAvg, auc, auc_of, statistics, train_centrally
 from smpc_fl.plans.plan import Plan
 
 
