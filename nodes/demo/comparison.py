@@ -22,6 +22,7 @@ import smpc_fl as sf
 from smpc_fl.jobs import LocalTraining, TrainJob
 from smpc_fl.learning.evaluation import evaluate
 from smpc_fl.learning.metrics import layout_for, read_evaluation
+from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.training import train_locally
 from smpc_fl.nodes.demo.main import secure_statistics
 from smpc_fl.nodes.demo.tables import Division, Labels, Table, concatenate
@@ -230,12 +231,15 @@ def _without(task: Task, plan: Plan, rows: Division, number: int) -> tuple[nn.Mo
     best, layout = _Best(), layout_for(plan.document, 0)
     for setting in task.settings:
         model = plan.initial
-        job = TrainJob(plan=b"", inputs="x", targets="y", rounds=task.rounds, local=setting, seed=run_seed(number))
+        job = TrainJob(
+            plan=plan.data, inputs="x", targets="y", rounds=task.rounds, local=setting, seed=run_seed(number)
+        )
+        shared = shared_of(job.plan, job.strategy)
         for round_number in range(1, task.rounds + 1):
             result = train_locally(
                 plan, model, rows.train.x, rows.train.y, job, round_number=round_number, owner="harness"
             )
-            model = model + result.delta
+            model = shared.scatter(shared.gather(model) + result.delta, model)
             mean, _ = evaluate(plan, model, rows.validation.x, rows.validation.y, 0)
             best.offer(read_evaluation(mean, layout)["val_loss"], model, setting, round_number)
     return plan.module_with(best.model), best.chosen

@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from smpc_fl.jobs import TrainJob
+from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.training import train_locally
 from smpc_fl.nodes.demo.heart import HeartModel
 from smpc_fl.nodes.demo.tables import Labels, Table
@@ -76,7 +77,8 @@ class PlainFedAvg:
     def advance(self) -> Model:
         """float32[d], the model after one more round."""
         self.rounds += 1
-        total = np.zeros(len(self.model), dtype=np.float64)
+        shared = shared_of(self.job.plan, self.job.strategy)
+        total = np.zeros(shared.size, dtype=np.float64)
         for owner, table in self.tables.items():
             result = train_locally(
                 self.plan,
@@ -89,5 +91,6 @@ class PlainFedAvg:
             )
             total += result.delta.astype(np.float64) * len(table.y)
         rows = sum(len(table.y) for table in self.tables.values())
-        self.model = (self.model + total / rows).astype(np.float32)
+        following = (shared.gather(self.model) + total / rows).astype(np.float32)
+        self.model = shared.scatter(following, self.model)
         return self.model
