@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 import structlog
 
-from smpc_fl.errors import CohortTooSmall, Unavailable, UnknownMember
+from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
 from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, RingBits, Stop
 from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategy import Strategy
 from smpc_fl.nodes.channel import Channel
 from smpc_fl.nodes.home.config import ResearcherConfig, load
 from smpc_fl.nodes.training_job import training_job
-from smpc_fl.nodes.training_run import Following, Run, wait_for
+from smpc_fl.nodes.training_run import Following, Resumed, Run, wait_for
 from smpc_fl.pointers.session import AggregateResult, Release, Request, Response, encode_request, open_response
 from smpc_fl.protocols.messages import Status
 
@@ -200,7 +200,20 @@ class Federation:
             max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
             update_bits=update_bits, compression=compression, seed=seed,
         )  # fmt: skip
-        return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first)
+        return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first, stop)
+
+    def resume(self, run: str, plan: Plan) -> Run:
+        """Go on with a run of training that was stopped (`Run.cancel`), from the coordinator's disk, with the same result as
+        if it had not been; and hear of any run of yours, from its first round on, that another session began.
+
+        `run`: its `Run.id`; `plan`: the one that it trains."""
+        try:
+            id_ = bytes.fromhex(run)
+        except ValueError:
+            id_ = b""
+        if len(id_) != 16:
+            raise BadInput(f"{run!r} is no id of a run: it is `Run.id`, 32 hexadecimal digits")
+        return Run(Resumed(self._channel, id_, self._waits), plan, plan.initial)
 
 
 def _log_waiting(sentence: str) -> None:

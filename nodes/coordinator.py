@@ -33,6 +33,7 @@ from smpc_fl.protocols.messages import (
     Refusal,
     Relay,
     Reported,
+    ResumeRun,
     RoundClosed,
     RoundResult,
     RunState,
@@ -149,6 +150,8 @@ class Coordinator(Node):
                 await self._subscribe(event.sender, run_id, after)
             case CancelRun(run=run_id):
                 self._run_of(event.sender, run_id).cancel()
+            case ResumeRun(run=run_id):
+                await self._resume(event.sender, run_id)
             case StatusRequest():
                 await self.tell(event.sender, self._report())
             case Relay(to=to):
@@ -191,6 +194,20 @@ class Coordinator(Node):
             self.spawn(run.drive())
         elif known.book.start != event.signed:
             raise BadInput("another run has this id", peer=event.sender)
+
+    async def _resume(self, researcher: str, run_id: bytes) -> None:
+        """A run that was stopped goes on, durably; one that is under way does so anyhow, and one that has finished has."""
+        run = self._run_of(researcher, run_id)
+        if run.book.end is None or run.book.end.state == "finished":
+            return
+        try:
+            self._check_room(researcher, 0)
+            again = await run.reopened()
+        except SmpcError as error:
+            await self._tell_failed(researcher, run_id, error)
+            return
+        self._runs[run_id] = again
+        self.spawn(again.drive())
 
     def _check_room(self, researcher: str, model: int) -> None:
         """Whether this node bears another run of a researcher. Raises `LimitExceeded`."""

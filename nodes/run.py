@@ -98,7 +98,10 @@ class _Book:
         """Raises `Unavailable` for a run of an earlier release, which kept its values here."""
         by_kind: dict[str, list[bytes]] = {}
         for kind, data in journal.read(stream):
-            by_kind.setdefault(kind, []).append(data)
+            if kind == "resumed":
+                by_kind.pop("end", None)
+            else:
+                by_kind.setdefault(kind, []).append(data)
         if "model" in by_kind:
             raise Unavailable("an earlier release kept this run, and this one cannot go on with it: start it anew")
         try:
@@ -184,6 +187,20 @@ class Run:
         else:
             run._newest = run._read_newest()
         return run
+
+    async def reopened(self) -> Run:
+        """The run again, as it was after its last result, durably under way. Raises `BadInput` where it cannot go on."""
+        done = len(self.book.results)
+        if not isinstance(self.job, TrainJob):
+            raise BadInput("only a run of training can go on: ask for an aggregate again")
+        if any(attempt.round >= train_round(done + 1) for attempt in self.book.attempts):
+            # Owners and aggregators take one manifest of an attempt, ever, and its secrets are gone.
+            raise BadInput(
+                f"the run failed in the midst of round {done + 1}, which cannot be begun again: start a new run from its last "
+                "model"
+            )
+        await self.node.journal.append(self._stream, "resumed", b"")
+        return Run.resume(self.node, self.policy, self._stream, self.publish)
 
     def _check(self, model: Buffer) -> None:
         """What can be known to be wrong before any owner is asked."""

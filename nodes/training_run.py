@@ -13,10 +13,20 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from smpc_fl.errors import SmpcError, Unavailable, from_code
-from smpc_fl.jobs import Job, encode_job, job_digest
+from smpc_fl.errors import BadInput, SmpcError, Unavailable, from_code
+from smpc_fl.jobs import Job, Stop, encode_job, job_digest
+from smpc_fl.learning.stopping import better_when
+from smpc_fl.nodes.training_files import save_history, save_model
 from smpc_fl.protocols.manifest import model_digest
-from smpc_fl.protocols.messages import CancelRun, Message, RoundResult, RunState, StartRun, Subscribe
+from smpc_fl.protocols.messages import (
+    CancelRun,
+    Message,
+    ResumeRun,
+    RoundResult,
+    RunState,
+    StartRun,
+    Subscribe,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -83,17 +93,24 @@ class Following:
         self, channel: Channel, job: Job, cohort: list[str], model: bytes, on_waiting: Callable[[str], object]
     ) -> None:
         """`on_waiting` is told, in a sentence, whose approval is waited for, whenever that changes."""
-        self.id = os.urandom(16)
-        self.state = RunState(self.id, "waiting", 0)
-        self._channel = channel
+        self._hears(channel, os.urandom(16), on_waiting)
         self._start = StartRun(self.id, encode_job(job), sorted(cohort), model_digest(model))
         self._model = model
+        channel.follow(self.id, self._hear, self._again)
+        channel.tell(self._start, model)
+
+    def _hears(self, channel: Channel, run: bytes, on_waiting: Callable[[str], object]) -> None:
+        self.id = run
+        self.state = RunState(run, "waiting", 0)
+        self._channel = channel
         self._seen = 0
         self._on_waiting, self._said = on_waiting, ""
         self._failure: SmpcError | None = None
         self._events: queue.SimpleQueue[tuple[RoundResult | RunState, bytes]] = queue.SimpleQueue()
-        channel.follow(self.id, self._hear, self._again)
-        channel.tell(self._start, model)
+
+    def _lost(self) -> None:
+        """The coordinator was killed before it had noted the run: it hears of it again."""
+        self._channel.tell(self._start, self._model)
 
     @property
     def digest(self) -> str:
@@ -133,7 +150,7 @@ class Following:
                     yield message, value
                 continue
             if message.code == LOST:
-                self._channel.tell(self._start, self._model)
+                self._lost()
                 continue
             if message.state == "waiting" and message.text not in ("", self._said):
                 self._said = message.text
@@ -150,18 +167,43 @@ class Following:
         self._channel.tell(CancelRun(self.id))
 
 
+class Resumed(Following):
+    """Hears of a run of an earlier session, from its first round on, and has it go on where it was stopped."""
+
+    def __init__(self, channel: Channel, run: bytes, on_waiting: Callable[[str], object]) -> None:
+        self._hears(channel, run, on_waiting)
+        channel.follow(run, self._hear, self._again)
+        channel.tell(ResumeRun(run))
+        channel.tell(Subscribe(run, 0))
+
+    @property
+    def digest(self) -> str:
+        return ""  # it is the coordinator that knows the job
+
+    def _lost(self) -> None:
+        self._channel.unfollow(self.id)
+        self._failure = Unavailable(f"the coordinator knows no run {self.id.hex()} of yours")
+        raise self._failure
+
+
 class Run:
     """Training under way: iterate for its rounds. `model` is the newest global model."""
 
-    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32]) -> None:
+    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], stop: Stop | None = None) -> None:
         self._feed = feed
         self._plan = plan
+        self._stop = stop
         self._vector = first
         self.rounds: list[Round] = []
         self._events = self._rounds()
 
     def __repr__(self) -> str:
         return f"<Run {self._feed.id.hex()[:8]} {self.status}, {len(self.rounds)} rounds>"
+
+    @property
+    def id(self) -> str:
+        """Names the run at the coordinator: `Federation.resume` goes on with it, in another session as well."""
+        return self._feed.id.hex()
 
     @property
     def status(self) -> str:
@@ -214,13 +256,35 @@ class Run:
 
     @property
     def vector(self) -> npt.NDArray[np.float32]:
-        """The newest global model, float32[d], in the plan's layout."""
+        """The newest global model, float32[d], in the plan's layout; once the run has finished, the best one where its
+        `Stop` says restore_best."""
+        stop = self._stop
+        if stop is not None and stop.restore_best and self._feed.state.state == "finished" and self.rounds:
+            return self.best(stop.metric).model.copy()
         return self._vector.copy()
+
+    def best(self, metric: str = "val_loss") -> Round:
+        """The round, so far, after which this metric was best: the lowest loss, the highest of anything else. Raises
+        `BadInput` where no round has it."""
+        having = [round_ for round_ in self.rounds if metric in round_.metrics]
+        if not having:
+            there = sorted({name for round_ in self.rounds for name in round_.metrics})
+            raise BadInput(f"no round has the metric {metric!r}; there are: {', '.join(there) or 'none yet'}")
+        sign = better_when(metric)
+        return max(having, key=lambda round_: sign * round_.metrics[metric])
 
     @property
     def model(self) -> torch.nn.Module:
-        """A copy of the plan's module with the newest global weights."""
-        return self._plan.module_with(self._vector)
+        """A copy of the plan's module with the weights of `vector`."""
+        return self._plan.module_with(self.vector)
+
+    def save_model(self, path: str | os.PathLike[str]) -> None:
+        """Write the model of `vector` as .safetensors or .pt2 (`torch.export`)."""
+        save_model(path, self._plan, self.vector)
+
+    def save_history(self, path: str | os.PathLike[str]) -> None:
+        """Write the rounds so far, a line each, as .jsonl or .parquet; `smpc-fl plot` draws either."""
+        save_history(path, self.rounds)
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the metrics of the rounds so far into a PNG or SVG file (needs matplotlib)."""

@@ -14,7 +14,7 @@ Who says what:
     owner -> coordinator       JobAnswer, Reported, Refusal
     owner -> aggregator        SeedReport, VectorReport
     aggregator -> owner        Receipt, Refusal
-    researcher -> coordinator  StartRun, Subscribe, CancelRun, StatusRequest
+    researcher -> coordinator  StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest
     coordinator -> researcher  RunState, RoundResult, Status
     researcher <-> owner       Relay around a signed Command or Answer: the coordinator carries it and cannot change it
 """
@@ -324,6 +324,12 @@ class CancelRun(Message, frozen=True):
     run: Id128
 
 
+class ResumeRun(Message, frozen=True):
+    """Go on with a run of training that was stopped, from its last result."""
+
+    run: Id128
+
+
 class RunState(Message, frozen=True):
     """`state`: waiting, running, finished or failed. `code` and `text` as in a `Refusal`. Attached when finished: the
     last model (float32), or an aggregate's mean (float64). `value`: the digest of what is attached, or empty."""
@@ -412,6 +418,6 @@ MESSAGES = (
     Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | Manifest | ManifestOffer | Endorsement | RoundOffer
     | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
     | Votes | AbortRequest | AttemptAborted | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe
-    | CancelRun | RunState
+    | CancelRun | ResumeRun | RunState
     | RoundResult | StatusRequest | Status | Relay | Command | Answer
 )  # fmt: skip

@@ -62,12 +62,14 @@ class Evaluation(_Value, frozen=True):
 
 class Stop(_Value, frozen=True):
     """Stop before the last round: when `metric` reaches `target`, or has not improved by `min_delta` for `patience`
-    evaluations. Metrics whose name ends in "loss" are better when lower, all others when higher."""
+    evaluations. Metrics whose name ends in "loss" are better when lower, all others when higher. `restore_best`: the run's
+    model is then the one with the best metric, not the last."""
 
     metric: Annotated[str, Meta(min_length=1, max_length=64)] = "val_loss"
     target: float | None = None
     patience: Annotated[int, Meta(ge=1)] | None = None
     min_delta: NotNegative = 0.0
+    restore_best: bool = False
 
 
 class TrainJob(_Value, frozen=True, tag=True):

@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-import numpy as np
 from msgspec import Meta
 from rich.console import Console, Group
 from rich.table import Table
@@ -243,7 +242,7 @@ def _aggregate(federation: Federation, step: MeanStep | SumStep, stem: Path, con
 def _train(federation: Federation, step: TrainStep, plan: Plan, stem: Path, console: Console) -> None:
     run = federation.train(plan, **training_options(step))
     show_run(run, console)
-    write_run(run, plan, stem, console)
+    write_run(run, stem, console)
 
 
 def training_options(step: TrainStep) -> dict[str, Any]:
@@ -280,25 +279,12 @@ def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + more
 
 
-def write_run(run: Run, plan: Plan, stem: Path, console: Console) -> None:
+def write_run(run: Run, stem: Path, console: Console) -> None:
     """The model as safetensors, the rounds as JSON lines, the curves as a picture where matplotlib is there."""
-    from safetensors.numpy import save_file
-
     if not run.rounds:
         raise BadInput("the run ended before its first round")
-    save_file(
-        {name: np.ascontiguousarray(tensor) for name, tensor in plan.layout.unflatten(run.vector).items()},
-        stem.with_suffix(".safetensors"),
-    )
-    lines = [
-        {
-            "round": r.number, "metrics": r.metrics, "seconds": r.seconds, "uploaded": r.traffic.uploaded,
-            "included": r.included, "missing": r.missing, "clipped": r.clipped, "attempts": r.attempts,
-            "ring_bits": r.ring_bits,
-        }
-        for r in run.rounds
-    ]  # fmt: skip
-    stem.with_suffix(".jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    run.save_model(stem.with_suffix(".safetensors"))
+    run.save_history(stem.with_suffix(".jsonl"))
     try:
         run.plot(stem.with_suffix(".svg"))
     except Unavailable as error:

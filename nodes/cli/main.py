@@ -62,6 +62,7 @@ COMMANDS = {
     "simulate": Entry(
         USE, "smpc_fl.nodes.cli.simulate", "simulate", "Train a job's model over thousands of simulated owners."
     ),
+    "plot": Entry(USE, "smpc_fl.nodes.cli.plot", "plot", "Draw the history of a run."),
     "status": Entry(USE, "smpc_fl.nodes.cli.nodes", "status", "Show members, runs and traffic."),
     "datasets": Entry(OWN, "smpc_fl.nodes.cli.owner", "datasets", "Publish datasets, with a mock for researchers."),
     "requests": Entry(OWN, "smpc_fl.nodes.cli.owner", "requests", "List, show, approve or reject requests."),

@@ -154,4 +154,4 @@ def _train(
 
     run = begin(plan, tables, **(training_options(step) | where), progress=progress)
     show_run(run, console, lambda: told)
-    write_run(run, plan, stem, console)
+    write_run(run, stem, console)

@@ -39,6 +39,7 @@ from smpc_fl.protocols.messages import (
     Relay,
     ReleaseReceipt,
     Reported,
+    ResumeRun,
     RosterOffer,
     RoundClosed,
     RoundOffer,
@@ -78,7 +79,7 @@ SAYS: Says = {
     ("owner", "coordinator"): (JobAnswer, Reported, Relay),
     ("owner", "aggregator"): (SeedReport, VectorReport),
     ("aggregator", "owner"): (Receipt,),
-    ("researcher", "coordinator"): (StartRun, Subscribe, CancelRun, StatusRequest, Relay),
+    ("researcher", "coordinator"): (StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest, Relay),
     ("coordinator", "researcher"): (RunState, RoundResult, Status, Relay),
 }  # fmt: skip
 """(who says it, to whom): what it may be. Everybody may refuse, and offer a roster."""

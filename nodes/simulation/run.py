@@ -111,7 +111,7 @@ def simulate(
     simulation = Simulation(
         job, read, first, aggregators=aggregators, k_min=k_min, executor=executor, workers=workers, progress=progress
     )
-    return Run(simulation, plan, first)
+    return Run(simulation, plan, first, stop)
 
 
 class Simulation:

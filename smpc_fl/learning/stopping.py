@@ -18,8 +18,7 @@ class Stopper:
         stop = self.stop
         if stop is None:
             return None
-        # Everything is better when higher, once losses have changed their sign.
-        sign = -1.0 if stop.metric.endswith("loss") else 1.0
+        sign = better_when(stop.metric)
         values = [sign * metrics[stop.metric] for metrics in history if stop.metric in metrics]
         if not values:
             return None
@@ -28,6 +27,11 @@ class Stopper:
         if stop.patience is not None and _since_improvement(values, stop.min_delta) >= stop.patience:
             return f"{stop.metric} has not improved by more than {stop.min_delta:.6g} for {stop.patience} evaluations"
         return None
+
+
+def better_when(metric: str) -> float:
+    """-1 for losses, which are better when lower, else 1: times this, everything is better when higher."""
+    return -1.0 if metric.endswith("loss") else 1.0
 
 
 def _since_improvement(values: Sequence[float], min_delta: float) -> int:

@@ -111,5 +111,6 @@ class Federation:
     def _a_day_later(self) -> None:
         self.world.run(self.world.now + 25 * 3600.0)
         for member in self.members.values():
-            if member.id != COORDINATOR or all(run.over for run in self.coordinator.runs):
+            # A coordinator that died for good may have done so between a round's end and the erasures.
+            if member.id != COORDINATOR or (member.up and all(run.over for run in self.coordinator.runs)):
                 nothing_secret_at_last(self.books, member)

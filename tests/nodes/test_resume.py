@@ -1,0 +1,89 @@
+"""A run goes on from the coordinator's disk, with the result that it would have had: after a kill, and after a stop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import smpc_fl as sf
+from smpc_fl.errors import BadInput, RunFailed, Unavailable
+
+ROUNDS = 15
+X = torch.randn(120, 5, generator=torch.Generator().manual_seed(2))
+Y = (X[:, 0] - X[:, 1] > 0).long()
+DATA = {
+    name: {"x": X[rows], "y": Y[rows]}
+    for name, rows in {"ann": slice(0, 30), "ben": slice(30, 80), "cai": slice(80, 120)}.items()
+}
+
+
+def plan() -> sf.Plan:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        net = torch.nn.Sequential(torch.nn.Linear(5, 6), torch.nn.ReLU(), torch.nn.Linear(6, 2))
+    return sf.Plan.from_module(net, example=(X[:4], Y[:4]))
+
+
+def options(strategy: Any, seed: int) -> dict[str, Any]:
+    return {
+        "inputs": "x", "targets": "y", "rounds": ROUNDS, "strategy": strategy, "seed": seed, "max_samples": 64, "clip": 50.0,
+        "local": sf.LocalTraining(batch_size=16, lr=0.1), "ring_bits": 64, "tolerance": 1.0,
+    }  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def fed() -> Iterator[sf.LocalFederation]:
+    with sf.LocalFederation(DATA, aggregators=2, ledger="own") as fed:
+        yield fed
+
+
+def test_a_coordinator_killed_in_round_seven_makes_no_difference(fed: sf.LocalFederation) -> None:
+    """With a strategy that keeps control variates at the server and at every owner."""
+    unbroken = sf.simulate(plan(), DATA, **options(sf.Scaffold(), 1), workers=1).wait()
+    run = fed.train(plan(), **options(sf.Scaffold(), 1))
+    for round_ in run:
+        if round_.number == 6:
+            fed.kill("coordinator")
+        if round_.number == 10:
+            fed.kill("ben")
+    assert [round_.number for round_ in run.rounds] == list(range(1, ROUNDS + 1))
+    np.testing.assert_array_equal(run.vector, unbroken.vector)
+
+
+def test_a_run_that_was_stopped_goes_on_in_another_session(fed: sf.LocalFederation) -> None:
+    strategy = sf.FedAdam(server_lr=0.05)
+    unbroken = sf.simulate(plan(), DATA, **options(strategy, 2), workers=1).wait()
+    run = fed.train(plan(), **options(strategy, 2))
+    for round_ in run:
+        if round_.number == 2:
+            run.cancel()
+            break
+    with pytest.raises(RunFailed, match="cancelled"):
+        run.wait()
+    done = len(run.rounds)
+    assert 2 <= done < ROUNDS
+    fed.kill("coordinator")
+    with sf.connect(fed.config_path("researcher")) as later:
+        again = later.resume(run.id, plan()).wait()
+        assert [round_.number for round_ in again.rounds] == list(range(1, ROUNDS + 1))
+        np.testing.assert_array_equal(again.vector, unbroken.vector)
+        # Once more: it is over, and is told from its first round on.
+        np.testing.assert_array_equal(later.resume(run.id, plan()).wait().vector, unbroken.vector)
+        with pytest.raises(Unavailable, match="knows no run"):
+            later.resume("00" * 16, plan()).wait()
+        with pytest.raises(BadInput, match="32 hexadecimal"):
+            later.resume("12", plan())
+
+
+def test_compressed_updates_are_the_simulations(fed: sf.LocalFederation) -> None:
+    """Residuals stay at the owners, also of one that is killed."""
+    small = options(sf.FedAvg(), 3) | {"ring_bits": None, "compression": sf.Compression(bits=6, keep=0.5), "clip": 5.0}
+    run = fed.train(plan(), **small)
+    for round_ in run:
+        if round_.number == 5:
+            fed.kill("cai")
+    np.testing.assert_array_equal(run.vector, sf.simulate(plan(), DATA, **small, workers=1).wait().vector)
