@@ -174,12 +174,12 @@ _add("cumsum", (_X, _DIM, _DTYPE), _along(torch.cumsum), "running sum")
 for _name in ("softmax", "log_softmax"):
     _add(_name, (_X, _DIM, _DTYPE), _along(getattr(torch, _name)), _name)
 
-_add("msort", (_X,), torch.msort, "sorted along the first dimension, NaN last; rows no longer line up with others'")
+_add("msort", (_X,), torch.msort, "sorted along the first dimension; rows no longer line up with others'")
 _add(
     "searchsorted",
     (Parameter("sorted_sequence", "tensor"), _X, Parameter("right", "flag", False)),
     lambda x, values, right: torch.searchsorted(x.contiguous(), values.contiguous(), right=right),
-    "how many elements of what is sorted are below each value (right: or equal to it)",
+    "how many elements of what is sorted, without NaN, are below each value (right: or equal to it)",
 )
 
 # --- element by element -------------------------------------------------------------------------------------------

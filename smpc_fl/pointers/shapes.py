@@ -12,12 +12,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
+import msgspec
 import torch
 
 from smpc_fl.errors import BadInput, PermissionDenied, ShapeMismatch
 from smpc_fl.pointers.arguments import check_arguments
-from smpc_fl.pointers.lineage import Argument, Expression, Literal, Ref, Registered, Rest, Span
+from smpc_fl.pointers.lineage import Argument, Expression, Item, Literal, Ref, Registered, Rest, Span
 from smpc_fl.pointers.literals import TORCH_DTYPES, dtype_name, tensor_of
 from smpc_fl.pointers.operations import operation, run
 
@@ -29,6 +31,9 @@ MAX_PER_ROW = 1 << 16
 _FIRST = (7919, 7927, 7933, 7937, 7949, 7951, 7963, 7993)
 _SECOND = (104729, 104743, 104759, 104761, 104773, 104779, 104789, 104801)
 """Numbers of rows that are tried, one column for each group of tensors that line up."""
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(tuple[Argument, ...])
 
 
 @dataclass(frozen=True)
@@ -57,7 +62,29 @@ def spec_of(node: Literal) -> Spec:
 def infer(function: str, arguments: Sequence[Argument], operands: Sequence[Spec]) -> Spec:
     """Shape and type of `function(*arguments)`, where `Ref(i)` is `operands[i]`.
 
-    Raises `PermissionDenied` (not on the list, or it would tell about rows), `BadInput`, `ShapeMismatch`."""
+    Raises `PermissionDenied` (not on the list, or it would tell about rows), `BadInput`, `ShapeMismatch`. What follows from
+    shapes and types alone is remembered: the steps of an iterative method differ in their public tensors only."""
+    places: dict[int, int] = {}
+    for ref in _flat(arguments):
+        places.setdefault(ref.index, len(places))
+    own = tuple(tuple(_moved(i, places) for i in a) if isinstance(a, tuple) else _moved(a, places) for a in arguments)
+    used = tuple(operands[index] for index in places)
+    if any(spec.constant is not None for spec in used):
+        return _infer(function, own, used)
+    # As bytes, because 1 == 1.0 == True in Python.
+    return _remembered(function, _encoder.encode(own), used)
+
+
+def _moved(item: Item, places: Mapping[int, int]) -> Item:
+    return Ref(places[item.index]) if isinstance(item, Ref) else item
+
+
+@lru_cache(maxsize=4096)
+def _remembered(function: str, arguments: bytes, operands: tuple[Spec, ...]) -> Spec:
+    return _infer(function, _decoder.decode(arguments), operands)
+
+
+def _infer(function: str, arguments: tuple[Argument, ...], operands: Sequence[Spec]) -> Spec:
     op = operation(function)
     check_arguments(op.name, op.parameters, arguments)
     if function == "index":
