@@ -12,6 +12,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from smpc_fl import statistics as stats
     from smpc_fl.errors import (
         BadInput,
         IsolationRefused,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.local import LocalFederation
     from smpc_fl.nodes.plots import plot_partition
     from smpc_fl.nodes.simulation.run import simulate
+    from smpc_fl.nodes.statistic_plots import plot_statistic
     from smpc_fl.nodes.training_run import Round, Run
     from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
@@ -85,11 +87,15 @@ _WHERE = {
     "connect": "nodes.client",
     "partition": "learning.partition",
     "plot_partition": "nodes.plots",
+    "plot_statistic": "nodes.statistic_plots",
     "register_strategy": "learning.strategy",
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
     "simulate": "nodes.simulation.run",
+    "stats": "statistics",
 }
+_MODULES = {"partition", "stats"}
+"""Of these names, those that are modules themselves."""
 
 _CALLED = {"register_strategy": "register"}
 """What a public name is called where it is, when that is shorter."""
@@ -130,10 +136,12 @@ __all__ = [
     "connect",
     "partition",
     "plot_partition",
+    "plot_statistic",
     "register_strategy",
     "secure_mean",
     "secure_sum",
     "simulate",
+    "stats",
 ]
 __version__ = "0.1.0"
 
@@ -142,7 +150,7 @@ def __getattr__(name: str) -> Any:
     if name not in _WHERE:
         raise AttributeError(f"module 'smpc_fl' has no attribute {name!r}")
     module = importlib.import_module(f"smpc_fl.{_WHERE[name]}")
-    value = module if _WHERE[name].endswith(f".{name}") else getattr(module, _CALLED.get(name, name))
+    value = module if name in _MODULES else getattr(module, _CALLED.get(name, name))
     globals()[name] = value
     return value
 
