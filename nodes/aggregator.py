@@ -180,7 +180,7 @@ class Aggregator(Node):
 
     @property
     def _rules(self) -> Rules:
-        return Rules(self.config.policy.k_min)
+        return Rules(self.config.policy.k_min, least_noise=self.config.policy.least_noise)
 
     def _index(self, shell: RoundShell) -> None:
         machine = _machine(shell.machine)

@@ -13,7 +13,7 @@ import numpy as np
 import structlog
 
 from smpc_fl.errors import BadInput, CohortTooSmall, Unavailable, UnknownMember
-from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, RingBits, Stop
+from smpc_fl.jobs import AggregateJob, Evaluation, LocalTraining, Privacy, RingBits, Stop
 from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategy import Strategy
 from smpc_fl.nodes.channel import Channel
@@ -179,6 +179,7 @@ class Federation:
         update_bits: int | None = None,
         compression: Compression | None = None,
         seed: int | None = None,
+        privacy: Privacy | None = None,
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
 
@@ -189,7 +190,7 @@ class Federation:
         case of k_min owners of one row each. `ring_bits`: bits that a number takes on the wire, 8 to 64, or "fit" for the
         fewest that the tolerance allows; `update_bits`: bits of one owner's number, the ring's then being the fewest that
         hold the sum; `compression`: fewer bytes still, for a rougher mean. `seed`: repeats a run; drawn by the
-        system without it."""
+        system without it. `privacy`: noise for differential privacy; then `Run.privacy` says what it has cost."""
         cohort = sorted(owners) if owners is not None else self.owners
         if len(cohort) < self._k_min:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
@@ -198,9 +199,9 @@ class Federation:
             plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
             fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
             max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
-            update_bits=update_bits, compression=compression, seed=seed,
+            update_bits=update_bits, compression=compression, seed=seed, privacy=privacy,
         )  # fmt: skip
-        return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first, stop)
+        return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first, job)
 
     def resume(self, run: str, plan: Plan) -> Run:
         """Go on with a run of training that was stopped (`Run.cancel`), from the coordinator's disk, with the same result as

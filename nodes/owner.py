@@ -274,7 +274,8 @@ class Owner(Node):
 
     async def _begin(self, key: Key) -> RoundShell:
         if key not in self._rounds:
-            rules = Rules(self.config.policy.k_min, frozenset(self.config.policy.aggregators))
+            policy = self.config.policy
+            rules = Rules(policy.k_min, frozenset(policy.aggregators), least_noise=policy.least_noise)
             coordinator = self.members.current.coordinator.id
 
             def build(records: Sequence[Record], bulk: bytearray | None) -> OwnerRound:
@@ -345,6 +346,7 @@ class Owner(Node):
                 raise JobNotApproved("the round's manifest is of another job than the run", phase="offer")
             job = decode_job(payload)
             purpose = purpose_of(job, round_number)
+            await self.consent.budget.debit(key, job)
             async with self._computing:
                 vector, data = await asyncio.to_thread(
                     self.holdings.dated_vector, job, purpose, round_number, model,

@@ -26,6 +26,7 @@ from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, encode_job, jo
 from smpc_fl.nodes.home.config import OwnerPolicy
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.ledger.base import Ledger
+from smpc_fl.nodes.owner_budget import Budget, price
 from smpc_fl.nodes.owner_data import Holdings
 from smpc_fl.pointers.lineage import decode_expression, describe
 from smpc_fl.pointers.policy import check_history, weighting
@@ -54,6 +55,7 @@ class Consent:
     def __init__(self, owner: str, policy: OwnerPolicy, ledger: Ledger, holdings: Holdings, journal: Journal) -> None:
         self._owner, self._policy, self._ledger = owner, policy, ledger
         self._holdings, self._journal = holdings, journal
+        self.budget = Budget(policy, journal)
         self._deciding = asyncio.Lock()
 
     async def offered(self, run: bytes, signed: Signed, party: Party) -> JobAnswer:
@@ -111,6 +113,7 @@ class Consent:
                 f"a cohort of {len(start.cohort)} is below this owner's k_min of {self._policy.k_min}: add owners",
                 phase="job",
             )
+        self.budget.check(job, start.run)
         digest = job_digest(start.job).hex()
         warning = self._check(job, sorted(start.cohort))
         text = summary(job, start, warning)
@@ -222,7 +225,7 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
             "A yes holds for these owners or fewer of them (at least k_min), as often as this very job is run.",
             f"Local: {job.local.epochs} epochs of {job.local.optimizer}, batches of {job.local.batch_size}, "
             f"lr {job.local.lr:g}. Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
-            f"weights: {job.strategy.weights}. Noise for differential privacy: none.",
+            f"weights: {job.strategy.weights}. Noise for differential privacy: {price(job)}.",
             *([f"Stays here: your own {', '.join(job.private)}."] if job.private else []),
             f"Leaves: the sum over at least k_min owners of the weighed update ({len(job.plan)} bytes of plan).",
         ]
@@ -236,5 +239,6 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
             f"Secure {job.reduce} of {describe(decode_expression(job.expression))} over {len(start.cohort)} owners "
             f"({', '.join(sorted(start.cohort))}), weights: {shown or weighting(job)}.",
             f"Values beyond ±{job.bound:g} saturate. What leaves is the {job.reduce} over all of them together.",
+            f"Noise for differential privacy: {price(job)}.",
         ]
     return "\n".join(lines)

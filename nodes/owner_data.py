@@ -191,11 +191,11 @@ class Holdings:
             residual = (kept.read() if kept else {}).get(RESIDUAL, np.zeros_like(result.delta))
             compressor = compressor_of(job, round_number)
             payload, residual, clipped = compressor.compress(result.delta, residual, weight, owner)
-            metrics = {}
             if job.compression.feedback:
                 keep[RESIDUAL] = residual
         if kept:
             kept.stage(round_number, keep)
+        metrics = {name: metrics[name] for name in work.layout.metrics}
         return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode, clipped=clipped)
 
     def _train(

@@ -59,7 +59,16 @@ from smpc_fl.protocols.messages import (
     StartRun,
 )
 from smpc_fl.protocols.records import SECRET
-from smpc_fl.protocols.work import Purpose, Work, evaluation_round, participants, purpose_of, train_round, work_of
+from smpc_fl.protocols.work import (
+    Purpose,
+    Work,
+    evaluation_round,
+    participants,
+    public_weight,
+    purpose_of,
+    train_round,
+    work_of,
+)
 
 log = structlog.get_logger()
 
@@ -224,6 +233,8 @@ class Run:
             self._numbers(work_of(job, purpose))
 
     def _numbers(self, work: Work) -> Numbers:
+        """Those of the newest attempt, or of the first one to come."""
+        aggregators = self.book.attempts[-1].aggregators if self.book.attempts else self._aggregators()
         return choose_numbers(
             owners=len(self.cohort),
             clip=work.clip,
@@ -232,6 +243,8 @@ class Run:
             tolerance=work.tolerance,
             ring_bits=work.ring_bits or self.policy.ring_bits,
             update_bits=work.update_bits,
+            mechanism=work.mechanism,
+            aggregators=len(aggregators),
         )
 
     # --- events from the node ---
@@ -432,7 +445,9 @@ class Run:
 
     def _read(self, work: Work, released: Released) -> Aggregate:
         fixed = self._numbers(work).fixed_point
-        return disassemble(fixed.decode(released.total), work.layout)
+        included = [entry.owner for entry in released.agreed]
+        weight = public_weight(self.job, work.purpose, included, self.cohort)
+        return disassemble(fixed.decode(released.total), work.layout, weight)
 
     def _result(
         self, work: Work, released: Released, mean: Aggregate, number: int, metrics: dict[str, float],

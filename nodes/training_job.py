@@ -10,12 +10,12 @@ import msgspec
 
 from smpc_fl.errors import BadInput
 from smpc_fl.hashing import digest
-from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, UpdateBits
+from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RingBits, Stop, TrainJob, UpdateBits
 from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.strategy import Strategy, decode
-from smpc_fl.protocols.work import compressor_of
+from smpc_fl.protocols.work import compressor_of, releases
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
@@ -41,6 +41,7 @@ def training_job(
     update_bits: int | None,
     compression: Compression | None = None,
     seed: int | None,
+    privacy: Privacy | None = None,
 ) -> TrainJob:
     """The job of `Federation.train` and of `simulate`. Raises `BadInput`."""
     _check_bits(ring_bits, update_bits)
@@ -71,7 +72,11 @@ def training_job(
     ))  # fmt: skip
     if compression is not None:
         compressor_of(job, 0)
-    return job
+    if privacy is None:
+        return job
+    from smpc_fl.privacy.accounting import calibrated
+
+    return msgspec.structs.replace(job, privacy=calibrated(privacy, releases(job, rounds)))
 
 
 def run_seed(seed: int | None) -> bytes:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from smpc_fl.errors import BadInput, SmpcError, Unavailable, from_code
-from smpc_fl.jobs import Job, Stop, encode_job, job_digest
+from smpc_fl.jobs import Job, TrainJob, encode_job, job_digest
 from smpc_fl.learning.stopping import better_when
 from smpc_fl.nodes.training_files import save_history, save_model
 from smpc_fl.protocols.manifest import model_digest
@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from smpc_fl.nodes.channel import Channel
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.privacy.accounting import Spent
 
 LOST = "Lost"
 """Code by which a channel says that the coordinator does not know the run: it was killed before it had noted it."""
@@ -189,10 +190,13 @@ class Resumed(Following):
 class Run:
     """Training under way: iterate for its rounds. `model` is the newest global model."""
 
-    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], stop: Stop | None = None) -> None:
-        self._feed = feed
+    def __init__(
+        self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], job: TrainJob | None = None
+    ) -> None:
+        """`job`: None where only the coordinator knows it."""
+        self._feed, self._job = feed, job
         self._plan = plan
-        self._stop = stop
+        self._stop = job.stop if job is not None else None
         self._vector = first
         self.rounds: list[Round] = []
         self._events = self._rounds()
@@ -285,6 +289,19 @@ class Run:
     def save_history(self, path: str | os.PathLike[str]) -> None:
         """Write the rounds so far, a line each, as .jsonl or .parquet; `smpc-fl plot` draws either."""
         save_history(path, self.rounds)
+
+    @property
+    def privacy(self) -> Spent | None:
+        """What the rounds so far have cost, by `dp-accounting` (extra `privacy`); None for a job without noise: no bound.
+        Raises `BadInput` for a run of another session, whose job this one does not know."""
+        if self._job is None:
+            raise BadInput("this session did not begin the run: ask the one that did, or dp-accounting, what it has cost")
+        if self._job.privacy is None:
+            return None
+        from smpc_fl.privacy.accounting import spent
+        from smpc_fl.protocols.work import releases
+
+        return spent(self._job.privacy, len(self.rounds), releases(self._job, len(self.rounds)))
 
     def plot(self, path: str | os.PathLike[str]) -> None:
         """Draw the metrics of the rounds so far into a PNG or SVG file (needs matplotlib)."""

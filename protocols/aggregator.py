@@ -506,6 +506,7 @@ class AggregatorRound:
 
     def _seal_partial(self) -> Send:
         assert self._vote is not None
+        assert self._prekey is not None
         streams = [
             stream(self._seeds[entry.owner], Context(self.manifest_hash, entry.owner), self.party.id)
             for entry in self._vote.agreed
@@ -513,7 +514,7 @@ class AggregatorRound:
         ]
         return partial.seal(
             self._sum, streams, self._vote.choice, self._manifest, self.manifest_hash, self.party,
-            entropy=self._entropy, parallel=self._parallel,
+            secret=self._prekey.private.reveal(), entropy=self._entropy, parallel=self._parallel,
         )  # fmt: skip
 
     # --- ends ---

@@ -462,7 +462,7 @@ class CoordinatorRound:
             job_digest=plan.job_digest,
             subject=plan.subject,
             model_digest=manifests.model_digest(plan.model),
-            privacy="none",
+            privacy=numbers.noise,
             worst_error=numbers.worst_error,
             aborts=list(plan.aborts),
         )

@@ -18,7 +18,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import About
 from smpc_fl.learning.update import Aggregate
 from smpc_fl.plans.layout import Vector
-from smpc_fl.protocols.work import Work, compressor_of, evaluation_round, train_round, work_of
+from smpc_fl.protocols.work import Work, compressor_of, evaluates, evaluation_round, train_round, work_of
 
 
 @dataclass(frozen=True)
@@ -68,5 +68,5 @@ class TrainingRound:
         if job.compression is not None:
             total, weight = compressor_of(job, ask.round).expand(aggregate.mean), 1.0
         self._server = serve(job.strategy, self._server, total, self._shared, about, weight=weight)
-        if job.evaluation is not None and (self.number % job.evaluation.every == 0 or self.number == job.rounds):
+        if evaluates(job, self.number):
             self.ask = Ask(evaluation_round(self.number), work_of(job, "evaluate"), self.model)

@@ -33,6 +33,7 @@ from smpc_fl.fixed_point import (
 )
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import RingBits
+from smpc_fl.privacy.mechanism import Mechanism, Noise
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
@@ -102,11 +103,12 @@ def model_digest(model: bytes | bytearray | memoryview) -> bytes:
 
 @dataclass(frozen=True)
 class Numbers:
-    """How a secure vector is encoded, as the manifest states it."""
+    """How a secure vector is encoded, and what noise is added to the sum, as the manifest states it."""
 
     ring_bits: int
     fractional_bits: int
     worst_error: float
+    noise: Noise | None = None
 
     @property
     def fixed_point(self) -> FixedPoint:
@@ -122,6 +124,30 @@ def stated_error(fractional_bits: int, *, owners: int, clip: float, max_samples:
     return worst_error(fractional_bits, owners, k_min / max_samples, bound=0.0 if exact else clip)
 
 
+def noise_error(
+    noise: Noise | None,
+    fractional_bits: int,
+    *,
+    slots: int,
+    aggregators: int,
+    clip: float,
+    max_samples: int,
+    k_min: int,
+) -> float:
+    """What the noise may add to `stated_error`, but for one chance in 2^40; infinity where it may drown Σw.
+
+    max_samples = 1 says that every weight is 1: the divisor is then the number of owners, which has no noise."""
+    if noise is None:
+        return 0.0
+    most = math.ldexp(noise.bound(slots, aggregators), -fractional_bits)
+    least_weight = k_min / max_samples
+    if max_samples == 1:
+        return most / least_weight
+    off = math.ldexp(most, -noise.tail)
+    # As in `fixed_point.worst_error`: (S + e1) / (W + e2) - S / W = (e1 - (S / W) · e2) / (W + e2), |S| <= clip · W.
+    return (most + clip * off) / (least_weight - off) if off < least_weight else math.inf
+
+
 def choose_numbers(
     *,
     owners: int,
@@ -131,42 +157,68 @@ def choose_numbers(
     tolerance: float,
     ring_bits: RingBits | None,
     update_bits: int | None = None,
+    mechanism: Mechanism | None = None,
+    aggregators: int = 0,
 ) -> Numbers:
-    """The ring and scale for a round.
+    """The ring and scale for a round, and its noise where a `mechanism` asks for some of each of the `aggregators`.
 
     The ring is that of `ring_bits`; with "fit" the smallest of 8 to 64 bits whose finest scale keeps the tolerance; with
     None 32, or 64 where the tolerance needs it. The scale is the finest that fits the ring, or with `update_bits` that
     of ±max(clip, 1) in so many bits, and the ring then the smallest that holds the sum, unless a number is asked for.
 
+    The tolerance is about rounding: noise is not held against it, but stated in the worst error.
+
     Raises `PrecisionTooLow` where a decoded mean could be off by more than the tolerance, and `CapacityExceeded` where
-    the ring cannot hold the sum, each with the bits that would do."""
+    the ring cannot hold the sum with its noise, each with the bits that would do."""
 
     def error(fractional_bits: int) -> float:
         return stated_error(fractional_bits, owners=owners, clip=clip, max_samples=max_samples, k_min=k_min)
 
+    def drowns(fractional_bits: int) -> int:
+        return 0 if mechanism is None else mechanism.bound(fractional_bits, aggregators)
+
     def finest(bits: int) -> int:
-        return largest_fractional_bits(ring(bits), owners, clip)
+        return largest_fractional_bits(ring(bits), owners, clip, noise=drowns)
+
+    def fitting(*sizes: int) -> list[tuple[int, int]]:
+        found, why = [], None
+        for bits in sizes:
+            try:
+                found.append((bits, finest(bits)))
+            except CapacityExceeded as error:
+                why = error if needed is None else CapacityExceeded(f"{error.message}: ring_bits={needed} would do")
+        if why is not None and not found:
+            raise why
+        return found
+
+    def numbers(bits: int, scale: int) -> Numbers:
+        noise = None if mechanism is None else mechanism.noise(scale)
+        added = noise_error(
+            noise, scale, slots=mechanism.slots if mechanism else 0, aggregators=aggregators, clip=clip,
+            max_samples=max_samples, k_min=k_min,
+        )  # fmt: skip
+        return Numbers(bits, scale, error(scale) + added, noise)
 
     # The coarsest scale that is precise enough, not above 1, where an owner's flag would vanish; and its ring.
     enough = next((f for f in range(MOST_FRACTIONAL_BITS + 1) if error(f) <= tolerance), None)
     try:
-        needed = None if enough is None else fewest_bits(enough, owners, clip)
+        needed = None if enough is None else fewest_bits(enough, owners, clip, noise=drowns(enough))
     except CapacityExceeded:
         needed = None
     span = math.frexp(math.nextafter(max(clip, 1.0), 0.0))[1] + 1  # the bits before the point, with the sign's
     if update_bits is not None:
         scale = min(update_bits - span, MOST_FRACTIONAL_BITS)
-        bits = ring_bits if isinstance(ring_bits, int) else fewest_bits(scale, owners, clip)
-        check_capacity(ring(bits), scale, owners, clip)
+        bits = ring_bits if isinstance(ring_bits, int) else fewest_bits(scale, owners, clip, noise=drowns(scale))
+        check_capacity(ring(bits), scale, owners, clip, noise=drowns(scale))
         choices = [(bits, scale)]
     elif ring_bits is None:
-        choices = [(32, finest(32)), (64, finest(64))]
+        choices = fitting(32, 64)
     else:
         bits = (needed or 64) if ring_bits == "fit" else ring_bits
-        choices = [(bits, finest(bits))]
+        choices = fitting(bits)
     for bits, scale in choices:
         if error(scale) <= tolerance:
-            return Numbers(bits, scale, error(scale))
+            return numbers(bits, scale)
 
     remedies = "a smaller clip or max_samples, or a larger tolerance"
     if enough is None or needed is None:
@@ -188,7 +240,8 @@ class Expected:
 
     `cohort`: the owners that the researcher signed for; a training round may be over fewer (some are away, or revoked), an
     aggregate over no others: its weights were checked for all of them together. `earlier`: the cohorts of other rounds in
-    which this owner has given the same computation on the same model and data (`releases.py`)."""
+    which this owner has given the same computation on the same model and data (`releases.py`). `mechanism`: the noise that
+    the job asks for."""
 
     purpose: str
     job_digest: bytes
@@ -199,16 +252,19 @@ class Expected:
     cohort: tuple[str, ...]
     subject: bytes
     earlier: tuple[frozenset[str], ...] = ()
+    mechanism: Mechanism | None = None
 
 
 @dataclass(frozen=True)
 class Rules:
     """A node's own policy. `aggregators`: the pinned set, or None to go by the roster (aggregators do). `retention`: seconds
-    after a round's deadline until its secrets are erased, if nobody has ended it by then."""
+    after a round's deadline until its secrets are erased, if nobody has ended it by then. `least_noise`: the smallest noise
+    multiplier of a sum that this node has to do with; 0: also sums without noise."""
 
     k_min: int
     aggregators: frozenset[str] | None = None
     retention: float = 24 * 3600.0
+    least_noise: float = 0.0
 
 
 def aggregator_ids(manifest: Manifest) -> list[str]:
@@ -273,18 +329,32 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
         raise refuse("the deadline has passed, or lies more than a week ahead: check the clocks")
     if not math.isfinite(manifest.clip):
         raise refuse("the clip is infinite: no sum of such updates has a bound")
-    check_capacity(ring(manifest.ring_bits), manifest.fractional_bits, len(cohort), manifest.clip)
-    stated = stated_error(
-        manifest.fractional_bits,
-        owners=len(cohort),
-        clip=manifest.clip,
-        max_samples=manifest.max_samples,
-        k_min=manifest.k_min,
-    )
+    noise, slots = manifest.privacy, manifest.dimension
+    if (noise.sigma if noise else 0) < rules.least_noise * (noise.sensitivity if noise else 1):
+        raise refuse(
+            f"this node takes part in no sum with less noise than {rules.least_noise:g} times an owner's clip: ask for "
+            "it with privacy=, or for a change of this node's policy (least_noise)"
+        )
+    most = noise.bound(slots, len(aggregators)) if noise else 0
+    check_capacity(ring(manifest.ring_bits), manifest.fractional_bits, len(cohort), manifest.clip, noise=most)
+    stated = _rounding_error(manifest) + noise_error(
+        noise, manifest.fractional_bits, slots=slots, aggregators=len(aggregators), clip=manifest.clip,
+        max_samples=manifest.max_samples, k_min=manifest.k_min,
+    )  # fmt: skip
     if manifest.worst_error < stated:
         raise refuse("the manifest states a smaller decoding error than its scale gives")
     _check_aborts(manifest, party)
     return manifest
+
+
+def _rounding_error(manifest: Manifest) -> float:
+    return stated_error(
+        manifest.fractional_bits,
+        owners=len(manifest.cohort),
+        clip=manifest.clip,
+        max_samples=manifest.max_samples,
+        k_min=manifest.k_min,
+    )
 
 
 def _ascending(ids: Sequence[str]) -> bool:
@@ -314,9 +384,10 @@ def _check_aborts(manifest: Manifest, party: Party) -> None:
 
 def check_against_job(manifest: Manifest, expected: Expected) -> None:
     """An owner's further rules: the manifest must be the approved job's, in every number."""
-    if manifest.worst_error > expected.tolerance:
+    allowed = manifest.worst_error if manifest.privacy is None else _rounding_error(manifest)
+    if allowed > expected.tolerance:
         raise PrecisionTooLow(
-            f"the manifest allows a decoding error of {manifest.worst_error:.3g}, the job {expected.tolerance:.3g}",
+            f"the manifest allows a decoding error of {allowed:.3g}, the job {expected.tolerance:.3g}",
             peer=manifest.coordinator,
             phase=PHASE,
         )
@@ -327,12 +398,15 @@ def check_against_job(manifest: Manifest, expected: Expected) -> None:
             "the manifest's cohort is not the one that the researcher asked for", peer=manifest.coordinator, phase=PHASE
         )
     stated = (
-        manifest.purpose, manifest.job_digest, manifest.subject, manifest.dimension, manifest.clip, manifest.max_samples
+        manifest.purpose, manifest.job_digest, manifest.subject, manifest.dimension, manifest.clip, manifest.max_samples,
+        manifest.privacy,
     )  # fmt: skip
+    mechanism = expected.mechanism
     approved = (
-        expected.purpose, expected.job_digest, expected.subject, expected.dimension, expected.clip, expected.max_samples
+        expected.purpose, expected.job_digest, expected.subject, expected.dimension, expected.clip, expected.max_samples,
+        mechanism.noise(manifest.fractional_bits) if mechanism else None,
     )  # fmt: skip
-    names = ("purpose", "job digest", "subject", "dimension", "clip", "max_samples")
+    names = ("purpose", "job digest", "subject", "dimension", "clip", "max_samples", "noise")
     for name, said, own in zip(names, stated, approved, strict=True):
         if said != own:
             raise ManifestRefused(

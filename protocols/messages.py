@@ -26,9 +26,10 @@ from typing import Annotated
 import msgspec
 from msgspec import Meta
 
+from smpc_fl.privacy.mechanism import Noise
 from smpc_fl.roster import MAX_MEMBERS
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -114,7 +115,8 @@ class Manifest(Message, frozen=True):
     `aggregators` are their signed `Prekey` envelopes, sorted by id. `dimension` counts every slot of the secure vector
     (payload, metrics, weight, clipped flag). `clip` bounds a payload slot, `worst_error` a decoded mean's slot.
     `subject`: what is computed (`work.subject_of`), whatever job it is part of; `model_digest`: the model that everyone got.
-    Sums over one subject and one model are those that could be subtracted from each other (`releases.py`). `aborts`: every
+    Sums over one subject and one model are those that could be subtracted from each other (`releases.py`). `privacy`: the
+    noise that every aggregator adds to its partial sum, or nil. `aborts`: every
     aggregator's signed `AttemptAborted` of every attempt before this one, by attempt, then by id."""
 
     version: int
@@ -138,7 +140,7 @@ class Manifest(Message, frozen=True):
     job_digest: Hash
     subject: Hash
     model_digest: Hash
-    privacy: Annotated[str, Meta(pattern=r"^none\Z")]
+    privacy: Noise | None
     worst_error: Annotated[float, Meta(ge=0)]
     aborts: Annotated[list[Signed], Meta(max_length=1 << 13)] = []
 

@@ -41,6 +41,7 @@ from smpc_fl.errors import (
 from smpc_fl.fixed_point import FixedPoint
 from smpc_fl.hashing import Buffer
 from smpc_fl.prg import add_streams
+from smpc_fl.privacy.mechanism import check_norm
 from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols import vectors
 from smpc_fl.protocols.commands import (
@@ -342,6 +343,8 @@ class OwnerRound:
             return []
         try:
             encoded = self._encode(vector)
+            if (noise := self._manifest.privacy) is not None:
+                check_norm(encoded, ring(self._manifest.ring_bits), noise)
         except SmpcError as error:
             return self._refuse(error)
         return self._share(encoded)

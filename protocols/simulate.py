@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from smpc_fl.entropy import Entropy
 from smpc_fl.identity import Identity
 from smpc_fl.jobs import RingBits
+from smpc_fl.privacy.mechanism import Mechanism
 from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.commands import (
     Command,
@@ -82,7 +83,8 @@ class Book(Releases):
 class Simulation:
     """N owners, m aggregators and a coordinator at one attempt of one round.
 
-    `vectors`: each owner's secure vector, float64[d], every element in ±clip and already weighed; `now` is seconds."""
+    `vectors`: each owner's secure vector, float64[d], every element in ±clip and already weighed; `now` is seconds.
+    With a `mechanism` every aggregator adds its noise."""
 
     def __init__(
         self,
@@ -97,6 +99,7 @@ class Simulation:
         k_min: int = 3,
         round_number: int = 0,
         seconds: float = 60.0,
+        mechanism: Mechanism | None = None,
         entropy: Entropy,
         parties: Mapping[str, Party] | None = None,
     ) -> None:
@@ -107,13 +110,15 @@ class Simulation:
         dimension = next(iter(vectors.values())).size
         numbers = choose_numbers(
             owners=len(owners), clip=clip, max_samples=max_samples, k_min=k_min, tolerance=tolerance, ring_bits=ring_bits,
-            update_bits=update_bits,
+            update_bits=update_bits, mechanism=mechanism, aggregators=aggregators,
         )  # fmt: skip
         self.plan = RoundPlan(
             entropy(16), round_number, 0, "train", tuple(owners), tuple(names), dimension, numbers, clip, max_samples,
             k_min, seconds, 30.0, JOB, SUBJECT, b"",
         )  # fmt: skip
-        self.expected = Expected("train", JOB, dimension, clip, max_samples, tolerance, tuple(owners), SUBJECT)
+        self.expected = Expected(
+            "train", JOB, dimension, clip, max_samples, tolerance, tuple(owners), SUBJECT, mechanism=mechanism
+        )
         self.queue: deque[tuple[str, Event]] = deque()
         self.outcome: Released | GivenUp | None = None
         self.down: set[str] = set()

@@ -13,6 +13,7 @@ import numpy as np
 
 from smpc_fl.hashing import Buffer
 from smpc_fl.prg import CHUNK, Prg, add_streams
+from smpc_fl.privacy.discrete_gaussian import DiscreteGaussian
 from smpc_fl.ring import Ring, RingArray
 from smpc_fl.sealing import TAG, Stream, StreamOpener
 
@@ -54,19 +55,22 @@ def stream(key: bytes, manifest_hash: bytes, ring: Ring, n: int) -> Stream:
 
 
 def seal_sum(
-    stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial
-) -> memoryview:
-    """The sealed stream of `words` + every stream; `words` is left as it is, and no stream is ever held whole."""
+    stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial,
+    noise: DiscreteGaussian | None = None,
+) -> memoryview:  # fmt: skip
+    """The sealed stream of `words` + every stream + the noise; `words` is left as it is, and nothing else is ever held whole."""
     sealed = np.empty(stream.sealed_length, np.uint8).data
     elements = chunk_elements(ring)
 
     def work(first: int, last: int) -> None:
         for number in range(first, last):
             chunk = words[number * elements : (number + 1) * elements]
-            if streams:
+            if streams or noise is not None:
                 chunk = chunk.copy()
                 for _ in add_streams(ring, chunk, streams, number * elements):
                     pass
+            if noise is not None:
+                chunk += noise.draw(number, chunk.size).astype(ring.dtype)
             stream.seal(number, pack(ring, chunk), sealed[stream.sealed(number)])
 
     parallel(work, stream.chunks)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import msgspec
@@ -23,6 +23,7 @@ from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
+from smpc_fl.privacy.mechanism import Mechanism, tail_of
 from smpc_fl.protocols.manifest import Expected
 
 Purpose = Literal["train", "evaluate", "aggregate"]
@@ -57,7 +58,7 @@ def purpose_of(job: Job, round_number: int) -> Purpose:
 @dataclass(frozen=True)
 class Work:
     """One kind of round of one job. `clip` bounds every payload slot; "norm" clips the L2 norm, "saturate" each element.
-    `subject`: as in the manifest."""
+    `subject`: as in the manifest; `mechanism`: the noise that the job asks for."""
 
     purpose: Purpose
     subject: bytes
@@ -68,16 +69,47 @@ class Work:
     tolerance: float
     ring_bits: RingBits | None
     update_bits: int | None = None
+    mechanism: Mechanism | None = None
 
     def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""
         return Expected(
-            self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance, tuple(cohort), self.subject
+            self.purpose, digest, self.layout.length, self.clip, self.max_samples, self.tolerance, tuple(cohort), self.subject,
+            mechanism=self.mechanism,
         )  # fmt: skip
 
 
 def work_of(job: Job, purpose: Purpose) -> Work:
-    """The round's layout and bounds, from nothing but the job."""
+    """The round's layout, bounds and noise, from nothing but the job."""
+    work = _work_of(job, purpose)
+    if job.privacy is None:
+        return work
+    assert job.privacy.noise_multiplier is not None
+    # A training's loss would cost noise in every other slot, and drown in its own: evaluation is there for metrics.
+    norm = _norm(job, work)
+    tail = tail_of(norm, max(work.clip, 1.0))
+    layout = VectorLayout(work.layout.payload, scale=2.0**tail)
+    mechanism = Mechanism(job.privacy.noise_multiplier, norm, tail, layout.length)
+    return replace(work, layout=layout, mechanism=mechanism)
+
+
+def _norm(job: Job, work: Work) -> float:
+    """The largest L2 norm of an owner's weighed payload (weights are at most 1)."""
+    if work.mode == "norm":
+        return work.clip
+    if isinstance(job, AggregateJob):
+        return work.clip * math.sqrt(work.layout.payload)
+    if work.purpose == "train":
+        assert job.compression is not None
+        compressor, slots = compressor_of(job, 0), math.sqrt(work.layout.payload)
+        # A rotation keeps the norm; every number is rounded up or down to a whole one.
+        return min(slots, compressor.clip / compressor.bound) + math.ldexp(slots, 1 - job.compression.bits)
+    # Loss and accuracy are within 1 each, and the histograms' shares add up to 1; of each model.
+    layout = evaluation_layout(job)
+    return math.sqrt((1 + layout.accuracy + (layout.bins > 0)) * (1 + layout.personal))
+
+
+def _work_of(job: Job, purpose: Purpose) -> Work:
     subject = subject_of(job, purpose)
     if isinstance(job, AggregateJob):
         layout = VectorLayout(math.prod(job.shape))
@@ -96,7 +128,8 @@ def work_of(job: Job, purpose: Purpose) -> Work:
         return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job).length)
-    return Work(purpose, subject, layout, 1.0, denominator(job.max_samples), "saturate", job.tolerance, job.ring_bits)
+    rows = denominator(job.max_samples) if _evaluates_by_rows(job) else 1
+    return Work(purpose, subject, layout, 1.0, rows, "saturate", job.tolerance, job.ring_bits)
 
 
 def compressor_of(job: TrainJob, round_number: int) -> Compressor:
@@ -165,6 +198,35 @@ def _resolution(job: AggregateJob) -> int:
     return denominator(job.max_samples) if job.reduce == "mean" else 1
 
 
+def _evaluates_by_rows(job: TrainJob) -> bool:
+    """With noise and equal weights metrics are means over owners: the number of owners is no secret, and needs none."""
+    return job.privacy is None or job.strategy.weights == "rows"
+
+
+def public_weight(job: Job, purpose: Purpose, included: Sequence[str], cohort: Sequence[str]) -> float | None:
+    """The sum of the weights of the owners in a sum, where a noisy one is to be divided by it and everybody may know it;
+    else None: the sum says it."""
+    if job.privacy is None:
+        return None
+    if isinstance(job, AggregateJob):
+        if job.weights is None and job.reduce == "mean":
+            return None
+        return math.fsum(weight_of(job, purpose, owner, cohort, 1) for owner in included)
+    return float(len(included)) if job.strategy.weights == "equal" else None
+
+
+def releases(job: Job, rounds: int) -> int:
+    """Sums over owners that so many rounds of a job let out, evaluations too."""
+    if isinstance(job, AggregateJob) or job.evaluation is None:
+        return rounds
+    return rounds + sum(evaluates(job, number) for number in range(1, rounds + 1))
+
+
+def evaluates(job: TrainJob, number: int) -> bool:
+    """Whether training round `number` (from 1) is followed by an evaluation."""
+    return job.evaluation is not None and (number % job.evaluation.every == 0 or number == job.rounds)
+
+
 def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], rows: int) -> float:
     """An owner's weight in (0, 1]: rows / denominator(max_samples), 1, or the researcher's for this owner.
 
@@ -174,7 +236,7 @@ def weight_of(job: Job, purpose: Purpose, owner: str, cohort: Sequence[str], row
             return job.weights[sorted(cohort).index(owner)]
         return row_weight(rows, job.max_samples) if job.reduce == "mean" else 1.0
     by_rows = row_weight(rows, job.max_samples)
-    if purpose == "evaluate":
+    if purpose == "evaluate" and _evaluates_by_rows(job):
         return by_rows
     weight = by_rows if job.strategy.weights == "rows" else 1.0
     return weight if job.compression is None else weight_in_units(weight, job.compression.bits)

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from smpc_fl import statistics as stats
     from smpc_fl.errors import (
         BadInput,
+        BudgetExceeded,
         IsolationRefused,
         JobNotApproved,
         PermissionDenied,
@@ -24,7 +25,7 @@ if TYPE_CHECKING:
         SmpcError,
         Unavailable,
     )
-    from smpc_fl.jobs import Evaluation, LocalTraining, Stop
+    from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, Stop
     from smpc_fl.learning import partition
     from smpc_fl.learning.compression import Compression
     from smpc_fl.learning.strategies import (
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
 
 _WHERE = {
     "BadInput": "errors",
+    "BudgetExceeded": "errors",
     "Compression": "learning.compression",
     "Ditto": "learning.strategies",
     "Evaluation": "jobs",
@@ -73,6 +75,7 @@ _WHERE = {
     "PermissionDenied": "errors",
     "Plan": "plans.plan",
     "PointerTensor": "pointers.pointer",
+    "Privacy": "jobs",
     "QFedAvg": "learning.strategies",
     "Refused": "errors",
     "Round": "nodes.training_run",
@@ -102,6 +105,7 @@ _CALLED = {"register_strategy": "register"}
 
 __all__ = [
     "BadInput",
+    "BudgetExceeded",
     "Compression",
     "Ditto",
     "Evaluation",
@@ -122,6 +126,7 @@ __all__ = [
     "PermissionDenied",
     "Plan",
     "PointerTensor",
+    "Privacy",
     "QFedAvg",
     "Refused",
     "Round",

@@ -13,6 +13,7 @@
     ├── Refused                     a node's own policy said no; nothing secret left it
     │   ├── PermissionDenied        reading something private without an approved request
     │   ├── JobNotApproved          the owner has not approved this job's digest (or has rejected it)
+    │   ├── BudgetExceeded          the owner's privacy budget does not pay for this
     │   ├── IsolationRefused        weights, operands or cohorts that would isolate one owner
     │   ├── SubtractionRefused      a sum that could be subtracted from an earlier one, down to fewer than k_min owners
     │   ├── CohortTooSmall          fewer owners than k_min
@@ -95,6 +96,9 @@ class PermissionDenied(Refused): ...
 
 
 class JobNotApproved(Refused): ...
+
+
+class BudgetExceeded(Refused): ...
 
 
 class IsolationRefused(Refused): ...

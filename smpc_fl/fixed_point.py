@@ -16,6 +16,7 @@ leave weight_max at 1.0 where a slot of size 1 goes unweighted).
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal
@@ -116,12 +117,16 @@ def _round_stochastically(part: Floats, entropy: Entropy) -> None:
     np.add(down, uniform < part, out=part)
 
 
-def largest_fractional_bits(ring: Ring, owners: int, bound: float, weight_max: float = 1.0, noise: int = 0) -> int:
-    """The finest scale that the capacity rule allows, at most 52. `noise`: bound on the total noise, in ring units.
+def largest_fractional_bits(
+    ring: Ring, owners: int, bound: float, weight_max: float = 1.0, noise: int | Callable[[int], int] = 0
+) -> int:
+    """The finest scale that the capacity rule allows, at most 52. `noise`: bound on the total noise, in ring units; or that
+    as a function of the scale's fractional bits.
 
     Raises `CapacityExceeded` where even 2^64 as the unit is too fine."""
     for bits in range(MOST_FRACTIONAL_BITS, LEAST_FRACTIONAL_BITS - 1, -1):
-        if _total(bits, owners, bound, weight_max, noise) <= ring.largest:
+        most = noise if isinstance(noise, int) else noise(bits)
+        if _total(bits, owners, bound, weight_max, most) <= ring.largest:
             return bits
     raise CapacityExceeded(
         f"no scale lets the sum of {owners} owners fit {ring.bits} bits: use a smaller bound, less noise or more ring_bits"

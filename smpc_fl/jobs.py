@@ -72,6 +72,33 @@ class Stop(_Value, frozen=True):
     restore_best: bool = False
 
 
+class Privacy(_Value, frozen=True):
+    """Differential privacy of what leaves the federation, for each owner as a whole (docs/privacy.md). Every aggregator adds
+    noise to every slot of its partial sum; one honest aggregator's is enough.
+
+    `noise_multiplier`: standard deviation of one aggregator's noise over the largest L2 norm of an owner's vector. In its
+    place `epsilon`: what all rounds together may cost at `delta`; the multiplier is then worked out before the job is sent
+    (needs the extra `privacy`). `unit`: neighbouring federations differ in all data of one of these. Raises `BadInput`."""
+
+    delta: Annotated[float, Meta(gt=0, lt=1)]
+    noise_multiplier: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    epsilon: Annotated[float, Meta(gt=0, le=1e3)] | None = None
+    unit: Literal["owner"] = "owner"
+
+    def __post_init__(self) -> None:
+        if (self.noise_multiplier is None) == (self.epsilon is None):
+            raise BadInput("privacy takes either noise_multiplier= or epsilon=, and delta= with it")
+        for name, most in (("delta", 1.0), ("noise_multiplier", 1e6), ("epsilon", 1e3)):
+            value = getattr(self, name)
+            if value is not None and not 0 < value <= most:
+                raise BadInput(f"privacy: {name} must be above 0, and at most {most:g}")
+
+
+def _check_noise(privacy: Privacy | None) -> None:
+    if privacy is not None and privacy.noise_multiplier is None:
+        raise BadInput("a job states its noise_multiplier: an epsilon is turned into one before it is sent")
+
+
 class TrainJob(_Value, frozen=True, tag=True):
     """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`.
 
@@ -103,6 +130,10 @@ class TrainJob(_Value, frozen=True, tag=True):
     update_bits: UpdateBits | None = None
     compression: Compression | None = None
     seed: Annotated[bytes, Meta(min_length=16, max_length=16)] = bytes(16)
+    privacy: Privacy | None = None
+
+    def __post_init__(self) -> None:
+        _check_noise(self.privacy)
 
 
 class AggregateJob(_Value, frozen=True, tag=True):
@@ -122,8 +153,10 @@ class AggregateJob(_Value, frozen=True, tag=True):
     max_samples: Annotated[int, Meta(ge=1, le=1 << 40)] = 1_000_000
     tolerance: Positive = 1e-3
     ring_bits: RingBits | None = None
+    privacy: Privacy | None = None
 
     def __post_init__(self) -> None:
+        _check_noise(self.privacy)
         if math.prod(self.shape) > MAX_SIZE:
             raise BadInput(f"an aggregate has at most {MAX_SIZE} elements: reduce first")
 

@@ -20,7 +20,7 @@ from rich.console import Console, Group
 from rich.table import Table
 
 from smpc_fl.errors import BadInput, ConfigInvalid, Unavailable
-from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, UpdateBits
+from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RingBits, Stop, UpdateBits
 from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.strategies import FedAvg
 from smpc_fl.learning.strategy import Strategy, decode
@@ -75,6 +75,7 @@ class MeanStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="mean"):
     tensor: str
     bound: Annotated[float, Meta(gt=0)]
     weights: tuple[Annotated[float, Meta(gt=0)], ...] | None = None
+    privacy: Privacy | None = None
 
 
 class SumStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="sum"):
@@ -82,6 +83,7 @@ class SumStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="sum"):
 
     tensor: str
     bound: Annotated[float, Meta(gt=0)]
+    privacy: Privacy | None = None
 
 
 class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
@@ -105,6 +107,7 @@ class TrainStep(_Table, frozen=True, kw_only=True, tag_field="do", tag="train"):
     update_bits: UpdateBits | None = None
     compression: Compression | None = None
     seed: int | None = None
+    privacy: Privacy | None = None
 
 
 class JobFile(_Table, frozen=True, kw_only=True):
@@ -231,9 +234,10 @@ def _aggregate(federation: Federation, step: MeanStep | SumStep, stem: Path, con
 
     pointers = [federation[owner].tensor(step.tensor) for owner in federation.owners]
     if isinstance(step, MeanStep):
-        value = secure_mean([p.double().mean(0) for p in pointers], weights=step.weights, bound=step.bound)
+        means = [p.double().mean(0) for p in pointers]
+        value = secure_mean(means, weights=step.weights, bound=step.bound, privacy=step.privacy)
     else:
-        value = secure_sum([p.double().sum(0) for p in pointers], bound=step.bound)
+        value = secure_sum([p.double().sum(0) for p in pointers], bound=step.bound, privacy=step.privacy)
     kind = "mean" if isinstance(step, MeanStep) else "sum"
     console.print(f"{kind} of {step.tensor}: {value.tolist()}")
     stem.with_suffix(".json").write_text(json.dumps({"tensor": step.tensor, kind: value.tolist()}) + "\n")
@@ -256,10 +260,11 @@ def show_run(run: Run, console: Console, note: Callable[[], str] = str) -> None:
 
     table = Table("round")
     metrics: list[str] = []
+    titled = False
     with Live(get_renderable=lambda: Group(table, note()), console=console, refresh_per_second=4) as live:
         for round_ in run:
-            if not metrics:
-                metrics = sorted(round_.metrics)
+            if not titled:
+                titled, metrics = True, sorted(round_.metrics)
                 for title in (*metrics, "owners", "seconds", "bytes an owner"):
                     table.add_column(title, justify="right")
             values = [f"{round_.metrics[name]:.4f}" if name in round_.metrics else "" for name in metrics]
@@ -269,6 +274,8 @@ def show_run(run: Run, console: Console, note: Callable[[], str] = str) -> None:
                 str(round_.number), *values, f"{len(round_.included)}{missing}", f"{round_.seconds:.2f}", f"{most:,}"
             )
             live.refresh()
+    if run.privacy is not None:
+        console.print(str(run.privacy), highlight=False, soft_wrap=True)
     if not console.is_terminal:
         console.print()  # what rich leaves out where nobody watches
 

@@ -15,9 +15,11 @@ from rich.table import Table
 from rich.text import Text
 
 from smpc_fl.errors import BadInput
+from smpc_fl.jobs import decode_job
 from smpc_fl.nodes.home.config import OwnerConfig, load
 from smpc_fl.nodes.ledger.base import Dataset, Ledger, Request, TensorInfo, describe, open_ledger, printable
 from smpc_fl.nodes.ledger.datasets import TargetType, add_from_files, read_dataset
+from smpc_fl.nodes.owner_budget import balance
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 SHORT = 16
@@ -194,6 +196,10 @@ def show(digest: str, config: Path, check: bool) -> None:
     ):
         click.echo(f"{label:<12}{printable(value)}")
     click.echo(f"\n{printable(request.summary)}\n")
+    if request.kind in ("train", "aggregate"):
+        loaded = load(config, OwnerConfig)
+        job = decode_job(ledger.payload(request.digest))
+        click.echo(f"privacy     {balance(loaded.policy, loaded.home, job)}")
     for receipt in ledger.receipts(request.digest):
         click.echo(f"receipt     {printable(receipt)}")
     if request.status == "pending":

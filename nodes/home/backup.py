@@ -62,7 +62,7 @@ def _read(path: Path) -> tuple[Rows, dict[str, bytes]]:
     """Every stream's records and every named value, as they stand at one moment."""
     streams: Rows = {}
     try:
-        with _reading(path) as db:
+        with reading(path) as db:
             for stream, kind, data in db.execute("SELECT stream, kind, data FROM records ORDER BY id"):
                 streams.setdefault(str(stream), []).append((str(kind), bytes(data)))
             named = {str(key): bytes(data) for key, data in db.execute("SELECT key, data FROM named")}
@@ -72,7 +72,7 @@ def _read(path: Path) -> tuple[Rows, dict[str, bytes]]:
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """One transaction over a database that another process may be writing to."""
     with closing(sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, timeout=30, isolation_level=None)) as db:
         db.execute("BEGIN")
@@ -120,7 +120,7 @@ def copy_folder(source: Path, to: Path) -> None:
 
 def _copy_database(source: Path, to: Path) -> None:
     write_new(to, b"", mode=0o600)
-    with _reading(source) as db, closing(sqlite3.connect(to)) as copy:
+    with reading(source) as db, closing(sqlite3.connect(to)) as copy:
         db.execute("COMMIT")  # the backup takes its own
         db.backup(copy)
         copy.execute("VACUUM")  # and no page of what was deleted

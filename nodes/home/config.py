@@ -131,6 +131,26 @@ class OwnerPolicy(_Table, frozen=True, kw_only=True):
             "and one vector of a researcher's."
         ),
     ] = "one"
+    budget_epsilon: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Privacy budget, ε of (ε, δ), for all that ever leaves in sums: what would pass it is refused, and so is "
+            "every job without noise. 0: no budget.",
+        ),
+    ] = 0.0
+    budget_delta: Annotated[
+        float, Meta(gt=0, lt=1, description="δ of that budget: far below 1 / the number of owners.")
+    ] = 1e-6
+    least_noise: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="Smallest noise multiplier of a sum that this owner takes part in; 0: also without.",
+        ),
+    ] = 0.0
 
 
 class DatasetConfig(_Table, frozen=True, kw_only=True):
@@ -186,6 +206,14 @@ class AggregatorPolicy(_Table, frozen=True, kw_only=True):
             description="MiB for owners' vectors on their way in; other owners wait. Two are taken in whatever their size.",
         ),
     ] = 16
+    least_noise: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1e6,
+            description="Smallest noise multiplier of a sum that this aggregator releases; 0: also without.",
+        ),
+    ] = 0.0
 
 
 class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from smpc_fl.errors import BadInput, CohortTooSmall, RunFailed, SmpcError, from_code
-from smpc_fl.jobs import Evaluation, LocalTraining, RingBits, Stop, TrainJob, encode_job, job_digest
+from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RingBits, Stop, TrainJob, encode_job, job_digest
 from smpc_fl.learning.compression import Compression
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.strategy import Strategy
@@ -32,7 +32,7 @@ from smpc_fl.protocols.coordinator import Released, RoundPlan
 from smpc_fl.protocols.course import Ask, TrainingRound
 from smpc_fl.protocols.manifest import Numbers, choose_numbers
 from smpc_fl.protocols.messages import RoundResult, RunState
-from smpc_fl.protocols.work import Work, participants, work_of
+from smpc_fl.protocols.work import Work, participants, public_weight, work_of
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
@@ -76,6 +76,7 @@ def simulate(
     update_bits: int | None = None,
     compression: Compression | None = None,
     seed: int | None = None,
+    privacy: Privacy | None = None,
     aggregators: int = 3,
     k_min: int = 3,
     executor: str = "auto",
@@ -86,7 +87,8 @@ def simulate(
 
     `owners`: {name: {tensor name: array, rows first}}, or (count, function of an owner's number that gives its tensors;
     it is called where they are needed, in every round). `inputs` … `seed`: as `Federation.train`; with the same owners,
-    names, data and `seed` the model is the one of a federation of processes, bit for bit. `executor`: "threads",
+    names, data and `seed` the model is the one of a federation of processes, bit for bit (unless `privacy` asks for noise,
+    which nobody can repeat). `executor`: "threads",
     "processes", "ray", "ray://HOST:PORT" or "auto"; `workers`: how many, else one a core. `progress` is told of every
     batch of owners that is done: `progress=print` will do.
 
@@ -106,12 +108,12 @@ def simulate(
         plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
         fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
         max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
-        update_bits=update_bits, compression=compression, seed=seed,
+        update_bits=update_bits, compression=compression, seed=seed, privacy=privacy,
     )  # fmt: skip
     simulation = Simulation(
         job, read, first, aggregators=aggregators, k_min=k_min, executor=executor, workers=workers, progress=progress
     )
-    return Run(simulation, plan, first, stop)
+    return Run(simulation, plan, first, job)
 
 
 class Simulation:
@@ -228,10 +230,14 @@ class Simulation:
             tolerance=work.tolerance,
             ring_bits=work.ring_bits,
             update_bits=work.update_bits,
+            mechanism=work.mechanism,
+            aggregators=len(self._aggregators),
         )
 
     def _read(self, work: Work, released: Released) -> Aggregate:
-        return disassemble(self._numbers(work).fixed_point.decode(released.total), work.layout)
+        included = [entry.owner for entry in released.agreed]
+        weight = public_weight(self._job, work.purpose, included, self._owners.names)
+        return disassemble(self._numbers(work).fixed_point.decode(released.total), work.layout, weight)
 
     def _result(
         self, course: TrainingRound, released: Released, uploaded: dict[str, int], seconds: float

@@ -38,10 +38,12 @@ _ROW = 1 << 13
 
 @dataclass(frozen=True)
 class VectorLayout:
-    """`payload` slots, one for each metric, then the weight and the clipped flag."""
+    """`payload` slots, one for each metric, then the weight and the clipped flag. The slots after the payload's are
+    multiplied by `scale`, so that they cost little of a noise that is as large in all slots (`privacy.mechanism`)."""
 
     payload: int
     metrics: tuple[str, ...] = ()
+    scale: float = 1.0
 
     @property
     def length(self) -> int:
@@ -174,7 +176,7 @@ def assemble(
     ratio = math.nextafter(clip / norm, 0.0) if norm > clip else 1.0
     saturates = mode == "saturate" and _peak(payload) > clip
     clipped = clipped or norm > clip or saturates or not np.array_equal(bounded, rates)
-    tail = np.concatenate([weight * bounded, [weight, float(clipped)]])
+    tail = np.concatenate([weight * bounded, [weight, float(clipped)]]) * layout.scale
     return SecureVector(payload, clip, ratio, saturates, weight, tail)
 
 
@@ -216,15 +218,17 @@ def _check_finite(peak: float) -> None:
         )
 
 
-def disassemble(total: Floats, layout: VectorLayout) -> Aggregate:
-    """The aggregate in the decoded sum float64[length] over owners, of which it keeps a view.
+def disassemble(total: Floats, layout: VectorLayout, weight: float | None = None) -> Aggregate:
+    """The aggregate in the decoded sum float64[length] over owners, of which it keeps a view. `weight`: the sum of the
+    weights where that is public, so that a noisy slot need not tell it.
 
     Raises `RoundAborted` when the weights sum to nothing."""
     if total.shape != (layout.length,):
         raise ShapeMismatch(f"the sum of this round has {layout.length} slots, not shape {total.shape}")
-    weight, clipped = float(total[-2]), float(total[-1])
+    weight = float(total[-2]) / layout.scale if weight is None else weight
+    clipped = max(0, round(float(total[-1]) / layout.scale))
     if not weight > 0:
         raise RoundAborted("the sum of the weights is not positive: no mean can be told from it")
-    rates = total[layout.payload : -2] / weight * METRIC_BOUND
+    rates = total[layout.payload : -2] / layout.scale / weight * METRIC_BOUND
     metrics = {name: float(rate) for name, rate in zip(layout.metrics, rates, strict=True)}
-    return Aggregate(total[: layout.payload], metrics, weight, round(clipped))
+    return Aggregate(total[: layout.payload], metrics, weight, clipped)

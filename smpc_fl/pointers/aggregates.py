@@ -15,10 +15,11 @@ import msgspec
 import torch
 
 from smpc_fl.errors import BadInput, IsolationRefused, ShapeMismatch, WeightOutOfRange
-from smpc_fl.jobs import AggregateJob, RingBits
+from smpc_fl.jobs import AggregateJob, Privacy, RingBits
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.pointers.policy import check_cohort, check_weights
 from smpc_fl.pointers.session import AggregateResult
+from smpc_fl.privacy.accounting import calibrated
 
 
 class SaturatedWarning(UserWarning):
@@ -37,6 +38,7 @@ def secure_mean(
     max_samples: int | None = None,
     tolerance: float = 1e-3,
     ring_bits: RingBits | None = None,
+    privacy: Privacy | None = None,
 ) -> torch.Tensor:
     """The element-wise weighted mean over owners, [shape of one pointer]; nothing else leaves them.
 
@@ -44,11 +46,12 @@ def secure_mean(
     number of rows, which stays secret (`max_samples` is a public cap on it). `bound`: elements beyond ±bound saturate,
     and a `SaturatedWarning` says at how many owners; an `OwnersMissingWarning` names owners that dropped out.
     `tolerance`: largest decoding error of an element. `ring_bits`: bits that one takes on the wire, 8 to 64, or "fit" for
-    the fewest that the tolerance allows.
+    the fewest that the tolerance allows. `privacy`: noise for differential privacy; then nobody is told of elements that
+    saturate, and weights by rows are noisy too: give equal ones, or a `max_samples` that rows come near to.
 
     float64 for operands of float64 and int64, float32 otherwise. Raises `IsolationRefused`, `CohortTooSmall`,
     `WeightOutOfRange`, `ShapeMismatch`, `BadInput` before anything is sent, and what an owner refuses with."""
-    return _aggregate(pointers, "mean", weights, bound, max_samples, tolerance, ring_bits)
+    return _aggregate(pointers, "mean", weights, bound, max_samples, tolerance, ring_bits, privacy)
 
 
 def secure_sum(
@@ -57,9 +60,10 @@ def secure_sum(
     bound: float,
     tolerance: float = 1e-3,
     ring_bits: RingBits | None = None,
+    privacy: Privacy | None = None,
 ) -> torch.Tensor:
     """The element-wise sum over owners; otherwise as `secure_mean`."""
-    return _aggregate(pointers, "sum", None, bound, None, tolerance, ring_bits)
+    return _aggregate(pointers, "sum", None, bound, None, tolerance, ring_bits, privacy)
 
 
 def _aggregate(
@@ -70,6 +74,7 @@ def _aggregate(
     max_samples: int | None,
     tolerance: float,
     ring_bits: RingBits | None,
+    privacy: Privacy | None,
 ) -> torch.Tensor:
     pointers = list(pointers)
     if not pointers or not all(isinstance(pointer, PointerTensor) for pointer in pointers):
@@ -93,11 +98,12 @@ def _aggregate(
         "weights": None if given is None else [given[place] for place in order],
         "tolerance": float(tolerance),
         "ring_bits": ring_bits,
+        "privacy": privacy and msgspec.to_builtins(calibrated(privacy, 1)),
     }
     if max_samples is not None:
         settings["max_samples"] = max_samples
     result = run_job(first, [pointers[place].owner for place in order], settings)
-    if result.clipped:
+    if result.clipped and privacy is None:  # with noise it is a guess
         warnings.warn(
             f"{result.clipped} of {len(result.included)} owners had elements beyond ±{bound:g} (or NaN), which were "
             "saturated: the aggregate is off; choose a larger bound, or nan_to_num and clamp first",

@@ -14,6 +14,7 @@ from typing import Any
 import msgspec
 from rig import Rig
 
+from smpc_fl.privacy.mechanism import Noise
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.messages import Message, Signed
 
@@ -45,8 +46,10 @@ def flipped(value: Any) -> Any:
             return value + 1
         case "train":
             return "evaluate"
-        case "none" | "":
-            return value + "x"
+        case "":
+            return "x"
+        case None:
+            return Noise(4, 1, 0)
         case str():
             return value[:-1] + ("a" if value[-1:] != "a" else "b")
         case _:

@@ -221,7 +221,7 @@ class Hostile:
             job_digest=expected.job_digest,
             subject=expected.subject,
             model_digest=model_digest(model),
-            privacy="none",
+            privacy=None,
             worst_error=numbers.worst_error,
         )
         return party.sign(msgspec.structs.replace(manifest, **changes))

@@ -142,7 +142,7 @@ class Conspiracy:
         manifest = Manifest(
             PROTOCOL_VERSION, party.federation, party.membership.roster_hash, self.run, 0, k, "train", COORDINATOR, self.key,
             cohort, [self.said[Prekey, k][a] for a in AGGREGATORS], 4, numbers.ring_bits, numbers.fractional_bits, 1.0, 128,
-            K_MIN, NOW + 60 + self.draw.random(), JOB, SUBJECT, model_digest(b""), "none", numbers.worst_error,
+            K_MIN, NOW + 60 + self.draw.random(), JOB, SUBJECT, model_digest(b""), None, numbers.worst_error,
             [signed for signed in carried if signed is not None],
         )  # fmt: skip
         signed = party.sign(manifest)

@@ -110,7 +110,7 @@ class Asker:
         prekeys = [PARTIES[a].sign(Prekey(*key, self.key.public)) for a in AGGREGATORS]
         manifest = Manifest(
             PROTOCOL_VERSION, PARTIES["m0"].federation, PARTIES["m0"].membership.roster_hash, *key, "train", COORDINATOR,
-            self.key.public, cohort, prekeys, 1, 32, 8, 1.0, 1, K_MIN, 1e9, JOB, subject, KEY, "none", 1.0,
+            self.key.public, cohort, prekeys, 1, 32, 8, 1.0, 1, K_MIN, 1e9, JOB, subject, KEY, None, 1.0,
         )  # fmt: skip
         signed = PARTIES[COORDINATOR].sign(manifest)
         hash_ = manifest_hash(signed)

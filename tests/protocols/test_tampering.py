@@ -29,6 +29,7 @@ from smpc_fl.errors import (
     SmpcError,
     WrongRole,
 )
+from smpc_fl.privacy.mechanism import Noise
 from smpc_fl.protocols import codec
 from smpc_fl.protocols.aggregator import State as AggregatorState
 from smpc_fl.protocols.commands import Received, Send
@@ -73,6 +74,8 @@ def flipped(value: Any) -> Any:
             return [flipped(first), *rest] if isinstance(first, bytes) else rest
         case list():
             return [] if value else [b"\1" * 32]
+        case None:
+            return Noise(4, 1, 0)
         case _:
             raise AssertionError(value)
 
