@@ -30,8 +30,10 @@ from smpc_fl.protocols.messages import (
     RoundOffer,
     Vote,
 )
-from smpc_fl.protocols.records import Aborted, Released, Reporting, Voted
+from smpc_fl.protocols.records import Aborted, Opened, Released, Reporting, Voted
 from smpc_fl.protocols.simulate import COORDINATOR
+from smpc_fl.sealing import KeyPair
+from smpc_fl.secret import Secret
 from smpc_fl.shares import report_id
 
 if TYPE_CHECKING:
@@ -65,6 +67,9 @@ class Books:
         self.attempts: list[Ended] = []
         self.put_back: set[str] = set()
         self.said: Counter[str] = Counter()
+        self.opened: dict[bytes, KeyPair] = {}  # the coordinator's round keys, by public half
+        self.sums: dict[tuple[bytes, bytes, str], bytes] = {}  # (hash, set hash, aggregator) -> its words
+        self.noise: dict[tuple[bytes, str], list[int]] = {}  # (set hash, aggregator) -> what it is to add
         SEALED.clear()
 
     # --- what happens ---
@@ -108,7 +113,12 @@ class Books:
 
     def wrote(self, member: Member, change: Change) -> None:
         """A change is durable."""
-        if member.id != COORDINATOR:
+        if member.id == COORDINATOR:
+            for record in decoded(change.rows):
+                if isinstance(record, Opened):
+                    key = KeyPair.from_private(Secret(record.private))
+                    self.opened[key.public] = key
+        else:
             for record in decoded(change.rows):
                 match record:
                     case Voted(choice=choice, agreed=agreed) if choice:

@@ -13,8 +13,9 @@ from disk import Change, decoded
 from toy_crypto import SEALED
 
 from smpc_fl.errors import RolledBack
-from smpc_fl.hashing import Buffer, digest
-from smpc_fl.protocols import codec, vectors
+from smpc_fl.hashing import Buffer, derive_key, digest
+from smpc_fl.privacy.discrete_gaussian import DiscreteGaussian
+from smpc_fl.protocols import codec, partial, vectors
 from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols.commands import Send
 from smpc_fl.protocols.coordinator import Released as ReleasedOutcome
@@ -35,7 +36,8 @@ from smpc_fl.protocols.messages import (
     VectorReport,
     Vote,
 )
-from smpc_fl.protocols.records import SECRET, Accepted, Frozen, Record, Reporting
+from smpc_fl.protocols.records import SECRET, Accepted, Frozen, Prepared, Record, Reporting
+from smpc_fl.protocols.simulate import COORDINATOR
 from smpc_fl.ring import ring
 from smpc_fl.shares import Context, carrier, report_id, stream
 
@@ -80,6 +82,8 @@ def of_a_message(books: Books, member: Member, command: Send, message: Message) 
         case PartialSum():
             nothing_acknowledged_is_lost(books, member, message)
             enough_owners(books, message)
+            if books.scenario.noisy:
+                one_noise(books, member, message, command.attachment)
         case _:
             pass
 
@@ -266,6 +270,27 @@ def enough_owners(books: Books, partial: PartialSum) -> None:
     must("enough_owners", agreed <= set(books.manifests[partial.manifest_hash].cohort), "a stranger is in the set")
 
 
+def one_noise(books: Books, member: Member, said: PartialSum, attachment: Buffer | None) -> None:
+    """A partial sum that is said again has the very same noise, also after a crash: the mean of two would have less. It follows
+    from what was durable before the release."""
+    hash_, choice = said.manifest_hash, said.set_hash
+    manifest = books.manifests[hash_]
+    assert attachment is not None
+    assert manifest.privacy is not None
+    key, to = books.opened[manifest.coordinator_key], books.scenario.parties[COORDINATOR]
+    words = bytes(partial.open_(said, attachment, member.id, manifest, to, key).data)
+    must(
+        "one_noise", books.sums.setdefault((hash_, choice, member.id), words) == words, f"{member.id} draws noise again"
+    )
+    stream_ = f"round/{manifest.run.hex()}/{manifest.round}/{manifest.attempt}"
+    prepared = [record for record in decoded(member.disk.rows(stream_)) if isinstance(record, Prepared)]
+    if prepared:  # a release that is said while its erasure is under way may come after that
+        source = DiscreteGaussian(
+            manifest.privacy.sigma, derive_key("smpc-fl/1 noise", prepared[-1].private, hash_, choice)
+        )
+        books.noise[choice, member.id] = source.draw(0, manifest.dimension).tolist()
+
+
 # --- asked when a release or an abort has come about ---
 
 
@@ -374,18 +399,22 @@ def right_model(books: Books, member: Member, machine: Any, model: Buffer) -> No
 
 def of_an_outcome(books: Books, ended: Ended, machine: Any) -> None:
     if isinstance(ended.outcome, ReleasedOutcome):
-        exact_sum(books, ended)
+        exact_sum(books, ended, machine)
     ends_in_time(books, ended)
 
 
-def exact_sum(books: Books, ended: Ended) -> None:
-    """The sum is exact, element by element, over the agreed set, and the base-4 digits of its first element count every owner of
-    it once and nobody else."""
+def exact_sum(books: Books, ended: Ended, machine: Any) -> None:
+    """The sum, but for its noise, is exact, element by element, over the agreed set, and the base-4 digits of its first element
+    count every owner of it once and nobody else."""
     outcome, scenario = ended.outcome, books.scenario
     assert isinstance(outcome, ReleasedOutcome)
     owners = [entry.owner for entry in outcome.agreed]
     modulus = 1 << scenario.numbers.ring_bits
-    total = [int(value) % modulus for value in outcome.total]
+    noise = [0] * len(outcome.total)
+    if scenario.noisy:
+        choice = manifests.set_hash(machine.manifest_hash, outcome.agreed)
+        noise = [sum(column) for column in zip(*(books.noise[choice, a] for a in scenario.aggregators), strict=True)]
+    total = [(int(value) - added) % modulus for value, added in zip(outcome.total, noise, strict=True)]
     counted = {owner: total[0] >> 2 * i & 3 for i, owner in enumerate(scenario.owners)}
     once = {owner: int(owner in owners) for owner in scenario.owners}
     must("counted_once", counted == once, f"counted {counted}, agreed on {', '.join(owners)}")

@@ -18,7 +18,7 @@ from scenario import Scenario
 from shell import Segment, Shell, Steps
 from toy_crypto import Draws
 
-from smpc_fl.protocols import agreement, reports
+from smpc_fl.protocols import agreement, partial, reports
 from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.aggregator_states import State
@@ -65,6 +65,10 @@ def crashes_in_a_burst(scenario: Scenario) -> bool:
 
 def lies_and_waits(scenario: Scenario) -> bool:
     return lies(scenario) and waits_for_owners(scenario)
+
+
+def noisy(scenario: Scenario) -> bool:
+    return scenario.noisy
 
 
 def waits_for_owners(scenario: Scenario) -> bool:
@@ -364,6 +368,16 @@ def asks_for_no_aborts(patch: pytest.MonkeyPatch) -> None:
 @mutant("the round's secrets stay after the coordinator's receipt", "nothing_secret_is_left")
 def erases_nothing_after_its_release(patch: pytest.MonkeyPatch) -> None:
     _without(patch, AggregatorRound, "_receipt", EraseSecrets)
+
+
+@mutant("noise is drawn again in a release that is sealed again after a crash", "one_noise", where=noisy)
+def draws_its_noise_again(patch: pytest.MonkeyPatch) -> None:
+    seal, draws = partial.seal, Draws("noise")
+
+    def afresh(*args: Any, secret: bytes, **more: Any) -> Any:
+        return seal(*args, secret=draws(32), **more)
+
+    patch.setattr(partial, "seal", afresh)
 
 
 @mutant("a sum that is not where the journal says is taken for zero", "exact_sum", "counted_once", where=restores)

@@ -16,6 +16,7 @@ from network import FAULTS
 from toy_crypto import Draws
 from world import BEGIN
 
+from smpc_fl.privacy.mechanism import Mechanism
 from smpc_fl.protocols.coordinator import RoundPlan
 from smpc_fl.protocols.manifest import Expected, Numbers, choose_numbers
 from smpc_fl.protocols.party import Party
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 OWNERS = ("alice", "bob", "carol", "dave", "erin", "frank")
 AGGREGATORS = ("aggregator-0", "aggregator-1", "aggregator-2", "aggregator-3")
 DIMENSION, CLIP, MAX_SAMPLES, TOLERANCE = 3, 1.0, 128, 1e-3
+NOISE = Mechanism(2.0, 1.5, -2, DIMENSION)
+"""Of scenarios that are noisy: every vector is within an L2 norm of 1.5."""
 SECONDS = 60.0
 """Until an attempt's deadline."""
 PATIENCE = 60.0
@@ -67,7 +70,7 @@ class Scenario:
     a time; after `calm` seconds nothing goes wrong any more. `slowest` a message, `slowest_commit` a write, `computing` an
     owner may be, in seconds, unless it is `slow`. `mischief`: how likely the coordinator does something dishonest when it
     hears something; `goes_on_regardless`: it does not hear the first attempt's sums, and begins the next one without the
-    aborts that this takes; `hasty`: an owner that does not wait for its receipts."""
+    aborts that this takes; `hasty`: an owner that does not wait for its receipts; `noisy`: aggregators add noise."""
 
     seed: int
     owners: tuple[str, ...]
@@ -88,6 +91,7 @@ class Scenario:
     mischief: float = 0.0
     goes_on_regardless: bool = False
     hasty: str = ""
+    noisy: bool = False
 
     seconds: ClassVar[float] = SECONDS
     patience: ClassVar[float] = PATIENCE
@@ -107,17 +111,23 @@ class Scenario:
 
     @property
     def numbers(self) -> Numbers:
-        return numbers(len(self.owners), self.k_min)
+        return numbers(len(self.owners), self.k_min, self.noise)
+
+    @property
+    def noise(self) -> int:
+        """How many aggregators add some."""
+        return len(self.aggregators) if self.noisy else 0
 
     def vectors(self, number: int) -> dict[str, Any]:
-        return vectors(self.owners, self.k_min, number)
+        return vectors(self.owners, self.k_min, self.noise, number)
 
     def encoded(self, number: int) -> dict[str, list[int]]:
-        return encoded(self.owners, self.k_min, number)
+        return encoded(self.owners, self.k_min, self.noise, number)
 
     def expected(self, earlier: tuple[frozenset[str], ...]) -> Expected:
         """Every owner has approved the runs' one job, over all owners."""
-        return Expected("train", JOB, DIMENSION, CLIP, MAX_SAMPLES, TOLERANCE, self.owners, SUBJECT, earlier)
+        mechanism = NOISE if self.noisy else None
+        return Expected("train", JOB, DIMENSION, CLIP, MAX_SAMPLES, TOLERANCE, self.owners, SUBJECT, earlier, mechanism)
 
     def round_plan(self, run: RunPlan, attempt: Attempt) -> RoundPlan:
         return RoundPlan(
@@ -140,28 +150,29 @@ def parties(owners: tuple[str, ...], aggregators: tuple[str, ...]) -> dict[str, 
 
 
 @functools.cache
-def numbers(owners: int, k_min: int) -> Numbers:
+def numbers(owners: int, k_min: int, noise: int) -> Numbers:
     return choose_numbers(
-        owners=owners, clip=CLIP, max_samples=MAX_SAMPLES, k_min=k_min, tolerance=TOLERANCE, ring_bits=None
-    )
+        owners=owners, clip=CLIP, max_samples=MAX_SAMPLES, k_min=k_min, tolerance=TOLERANCE, ring_bits=None,
+        mechanism=NOISE if noise else None, aggregators=noise,
+    )  # fmt: skip
 
 
 @functools.cache
-def vectors(owners: tuple[str, ...], k_min: int, number: int) -> dict[str, Any]:
+def vectors(owners: tuple[str, ...], k_min: int, noise: int, number: int) -> dict[str, Any]:
     """Each owner's vector in round `number`: 4^i units of the scale, so that a "2" among the sum's base-4 digits is an owner
     that counted twice; then values in ±1."""
-    unit = 2.0 ** -numbers(len(owners), k_min).fractional_bits
+    unit = 2.0 ** -numbers(len(owners), k_min, noise).fractional_bits
     rest = np.random.default_rng(number).uniform(-1, 1, (len(owners), DIMENSION - 1))
     return {owner: np.concatenate([[4**i * unit], rest[i]]) for i, owner in enumerate(owners)}
 
 
 @functools.cache
-def encoded(owners: tuple[str, ...], k_min: int, number: int) -> dict[str, list[int]]:
-    fixed = numbers(len(owners), k_min).fixed_point
+def encoded(owners: tuple[str, ...], k_min: int, noise: int, number: int) -> dict[str, list[int]]:
+    fixed = numbers(len(owners), k_min, noise).fixed_point
     modulus = 1 << fixed.ring.bits
     return {
         owner: [int(v) % modulus for v in fixed.encode(vector)]
-        for owner, vector in vectors(owners, k_min, number).items()
+        for owner, vector in vectors(owners, k_min, noise, number).items()
     }
 
 
@@ -201,6 +212,7 @@ class _Maker:
             mischief=draw.choice([0.02, 0.1, 0.3]) if lies else 0.0,
             goes_on_regardless=lies and draw.random() < 0.3,
             hasty=draw.choice(owners) if draw.random() < (0.5 if lies else 0.1) else "",
+            noisy=draw.random() < 0.3,
         )
 
     def _runs(self, owners: tuple[str, ...], k_min: int) -> tuple[RunPlan, ...]:
