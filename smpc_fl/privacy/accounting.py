@@ -113,6 +113,8 @@ def calibrated(privacy: Privacy, releases: int) -> Privacy:
     """The same with a noise multiplier: the smallest one, to 4 digits, with which so many releases cost no more than its ε.
 
     Raises `Unavailable` without dp-accounting, `BadInput`."""
+    if not isinstance(privacy, Privacy):
+        raise BadInput("privacy= takes an sf.Privacy(delta=…, noise_multiplier=… or epsilon=…)")
     if privacy.epsilon is None:
         return privacy
     if releases < 1:

@@ -9,7 +9,7 @@ import torch
 from pointer_world import World, at, three
 
 from smpc_fl.errors import BadInput, CohortTooSmall, IsolationRefused, ShapeMismatch, WeightOutOfRange
-from smpc_fl.jobs import AggregateJob
+from smpc_fl.jobs import AggregateJob, Privacy
 from smpc_fl.nodes.registered import holding
 from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
 from smpc_fl.pointers.pointer import PointerTensor
@@ -55,6 +55,19 @@ def test_the_sum_and_its_type() -> None:
     assert secure_mean([p.double() for p in means(made)], bound=8, max_samples=100).dtype == torch.float64
     assert made.jobs[1].max_samples == 100
     assert secure_sum([p.reshape(2, 2) for p in means(made)], bound=8.0).shape == (2, 2)
+
+
+def test_noise_goes_with_the_job_and_silences_a_count_that_it_drowns() -> None:
+    made = three()
+    secure_mean(means(made), bound=0.01, max_samples=16, privacy=Privacy(delta=1e-5, noise_multiplier=3.0))
+    secure_sum(means(made), bound=8.0, privacy=Privacy(delta=1e-5, epsilon=1.0))
+    given, found = (job.privacy for job in made.jobs)
+    assert given == Privacy(delta=1e-5, noise_multiplier=3.0)
+    assert found is not None
+    assert found.noise_multiplier is not None
+    assert found.noise_multiplier > 5
+    with pytest.raises(BadInput, match=r"takes an sf.Privacy"):
+        secure_sum(means(made), bound=8.0, privacy="much")  # type: ignore[arg-type]
 
 
 def test_saturation_is_not_silent() -> None:
