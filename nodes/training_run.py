@@ -190,9 +190,7 @@ class Resumed(Following):
 class Run:
     """Training under way: iterate for its rounds. `model` is the newest global model."""
 
-    def __init__(
-        self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], job: TrainJob | None = None
-    ) -> None:
+    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], job: TrainJob | None = None) -> None:
         """`job`: None where only the coordinator knows it."""
         self._feed, self._job = feed, job
         self._plan = plan
@@ -295,7 +293,9 @@ class Run:
         """What the rounds so far have cost, by `dp-accounting` (extra `privacy`); None for a job without noise: no bound.
         Raises `BadInput` for a run of another session, whose job this one does not know."""
         if self._job is None:
-            raise BadInput("this session did not begin the run: ask the one that did, or dp-accounting, what it has cost")
+            raise BadInput(
+                "this session did not begin the run: ask the one that did, or dp-accounting, what it has cost"
+            )
         if self._job.privacy is None:
             return None
         from smpc_fl.privacy.accounting import spent

@@ -67,6 +67,8 @@ def test_a_multiplier_is_found_for_an_epsilon(epsilon: float, releases: int) -> 
 def test_what_cannot_be_calibrated_or_counted_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadInput, match="number of rounds"):
         calibrated(Privacy(delta=1e-6, epsilon=1.0), 0)
+    with pytest.raises(BadInput, match=r"takes an sf.Privacy"):
+        calibrated("much", 1)  # type: ignore[arg-type]
     monkeypatch.setitem(sys.modules, "dp_accounting", None)
     with pytest.raises(Unavailable, match="smpc-fl\\[privacy\\]"):
         spent(Privacy(delta=1e-6, noise_multiplier=1.0), 1, 1)

@@ -7,12 +7,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_work import COHORT, aggregate, train
+from test_work import COHORT, PLAN, aggregate, train
 
 from smpc_fl.errors import BadInput, MalformedMessage
-from smpc_fl.jobs import Evaluation, FedAvg, Privacy, decode_job, encode_job
+from smpc_fl.fixed_point import FixedPoint
+from smpc_fl.jobs import Evaluation, Privacy, decode_job, encode_job
+from smpc_fl.learning.compression import Compression
+from smpc_fl.learning.strategies import Ditto, FedAvg
+from smpc_fl.learning.update import assemble
+from smpc_fl.privacy.mechanism import check_norm
 from smpc_fl.protocols.manifest import choose_numbers
-from smpc_fl.protocols.work import evaluates, expected_of, public_weight, releases, weight_of, work_of
+from smpc_fl.protocols.work import compressor_of, evaluates, expected_of, public_weight, releases, weight_of, work_of
+from smpc_fl.ring import ring
 
 PRIVACY = Privacy(delta=1e-5, noise_multiplier=2.0)
 EQUAL = FedAvg(weights="equal")
@@ -36,6 +42,26 @@ def test_norms_of_evaluations_and_aggregates() -> None:
     assert statistic.mechanism is not None
     assert statistic.mechanism.norm == pytest.approx(5.0 * math.sqrt(6))
     assert statistic.layout.scale <= 5.0
+
+    personal = work_of(train(privacy=PRIVACY, strategy=Ditto(), evaluation=Evaluation()), "evaluate")
+    assert personal.mechanism is not None
+    assert personal.mechanism.norm == math.sqrt(2.0)  # of two models
+
+
+@pytest.mark.parametrize("how", [Compression(bits=4), Compression(bits=8, keep=0.5), Compression(bits=6, rotate=False)])
+def test_compressed_updates_are_within_their_norm(how: Compression) -> None:
+    """The longest that a compressor makes of any update passes the owner's own check; half as much again would not."""
+    plan = PLAN.replace(b"[1,2]", b"[1,300]").replace(b'"shape":[2]', b'"shape":[300]')
+    job = train(plan=plan, privacy=PRIVACY, compression=how, clip=2.0, strategy=EQUAL)
+    work, compressor = work_of(job, "train"), compressor_of(job, 0)
+    assert work.mechanism is not None
+    draw, longest = np.random.default_rng(3), 0.0
+    for update in (draw.standard_normal(300), 1e3 * draw.standard_normal(300), np.eye(300)[7] * 5):
+        payload, _, _ = compressor.compress(update.astype(np.float32), np.zeros(300, np.float32), 1.0, "alice")
+        longest = max(longest, float(np.linalg.norm(payload)))
+        vector = assemble(payload, 1.0, {}, layout=work.layout, clip=work.clip, mode=work.mode)
+        check_norm(vector.encode(FixedPoint(ring(32), how.bits - 1)), ring(32), work.mechanism.noise(how.bits - 1))
+    assert longest <= work.mechanism.norm < 2.5 * longest
 
 
 def test_owners_expect_the_noise_of_the_job_at_any_scale() -> None:
