@@ -15,7 +15,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -58,7 +58,8 @@ class LocalFederation(Federation):
     fewest owners in a sum. `ring_bits`: 8 to 64, "fit" for the fewest that do, else 32 or 64 by need. `round_deadline`:
     seconds until a round closes without those that are missing. `approve`: "auto" sends every job through the owners'
     real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or "own". `home`: a
-    folder for the nodes' state, which is kept; without it, a temporary one, which is removed.
+    folder for the nodes' state, which is kept; without it, a temporary one, which is removed. `extensions`: Python files
+    that every node runs at its start, with strategies of your own.
 
     A process that dies is started again. None is left behind when the block ends, also by Ctrl-C or an exception."""
 
@@ -74,6 +75,7 @@ class LocalFederation(Federation):
         ledger: Literal["syft", "own"] = "syft",
         home: str | os.PathLike[str] | None = None,
         attempts: int = 3,
+        extensions: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
         if aggregators < 2:
             raise BadInput(f"{aggregators} aggregators: secret sharing needs at least two that do not collude")
@@ -89,7 +91,7 @@ class LocalFederation(Federation):
             listeners = {id_: _listener() for id_ in (COORDINATOR, *names)}
             self._configs = self._write(
                 owners, listeners, k_min=k_min, ring_bits=ring_bits, round_deadline=round_deadline, approve=approve,
-                ledger=ledger, attempts=attempts,
+                ledger=ledger, attempts=attempts, extensions=tuple(Path(path).absolute() for path in extensions),
             )  # fmt: skip
             self._children = Children([self._child(id_, role, listeners.get(id_)) for id_, role in self._roles.items()])
             atexit.register(self.close)
@@ -109,7 +111,7 @@ class LocalFederation(Federation):
 
     def _write(
         self, owners: Mapping[str, Tensors], listeners: Mapping[str, socket.socket], *, k_min: int, ring_bits: Any,
-        round_deadline: float, approve: Any, ledger: Any, attempts: int,
+        round_deadline: float, approve: Any, ledger: Any, attempts: int, extensions: tuple[Path, ...],
     ) -> dict[str, Path]:  # fmt: skip
         """Keys, roster and configs of everybody; the configs' paths by id."""
         aggregators = tuple(id_ for id_ in listeners if id_ != COORDINATOR)
@@ -128,6 +130,7 @@ class LocalFederation(Federation):
                 "key": folder / "key",
                 "roster": self.home / "roster",
                 "federation_key": federation_key,
+                "extensions": extensions,
             }
             config: NodeConfig
             match role:

@@ -30,6 +30,7 @@ from smpc_fl.errors import (
 )
 from smpc_fl.hashing import Buffer
 from smpc_fl.nodes import faults
+from smpc_fl.nodes.extensions import load_extensions
 from smpc_fl.nodes.hardening import harden_node
 from smpc_fl.nodes.home import files
 from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
@@ -65,6 +66,7 @@ class Node:
     entropy: Entropy = staticmethod(os.urandom)
 
     def __init__(self, config: OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig) -> None:
+        load_extensions(config.extensions)
         self.home: Path = files.private_folder(config.home)
         files.refuse_links(self.home)
         files.leave_out_of_backups(self.home)

@@ -72,6 +72,10 @@ class _Node(_Table, frozen=True, kw_only=True, tag_field="role"):
     log: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="Least severe log lines that are written.")
     ] = "info"
+    extensions: Annotated[
+        tuple[Path, ...],
+        Meta(description="Python files that are run at the start: strategies of your own, which jobs may then name."),
+    ] = ()
     tls: Annotated[Tls, Meta(description="Certificates for wss://. Paths to PEM files.")] = Tls()
     limits: Annotated[
         LimitsTable, Meta(description="What this node bears of its peers, before it slows them down or cuts them off.")

@@ -11,6 +11,8 @@ import torch
 
 import smpc_fl as sf
 from smpc_fl.errors import BadInput, RunFailed, Unavailable
+from smpc_fl.learning.strategy import known
+from smpc_fl.nodes.extensions import load_extensions
 
 ROUNDS = 15
 X = torch.randn(120, 5, generator=torch.Generator().manual_seed(2))
@@ -35,9 +37,22 @@ def options(strategy: Any, seed: int) -> dict[str, Any]:
     }  # fmt: skip
 
 
+GENTLE = """
+import smpc_fl as sf
+
+@sf.register_strategy
+class Gentle(sf.FedAvg, frozen=True, tag=True):
+    def step(self, mean, kept, about):
+        return 0.5 * mean["update"]
+"""
+
+
 @pytest.fixture(scope="module")
-def fed() -> Iterator[sf.LocalFederation]:
-    with sf.LocalFederation(DATA, aggregators=2, ledger="own") as fed:
+def fed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[sf.LocalFederation]:
+    path = tmp_path_factory.mktemp("extensions") / "gentle.py"
+    path.write_text(GENTLE)
+    load_extensions([path])
+    with sf.LocalFederation(DATA, aggregators=2, ledger="own", extensions=[path]) as fed:
         yield fed
 
 
@@ -87,3 +102,10 @@ def test_compressed_updates_are_the_simulations(fed: sf.LocalFederation) -> None
         if round_.number == 5:
             fed.kill("cai")
     np.testing.assert_array_equal(run.vector, sf.simulate(plan(), DATA, **small, workers=1).wait().vector)
+
+
+def test_a_strategy_of_ones_own_is_run_by_nodes_that_have_it(fed: sf.LocalFederation) -> None:
+    gentle = options(known()["Gentle"](), 4) | {"rounds": 2}
+    run = fed.train(plan(), **gentle).wait()
+    half = options(sf.FedAvg(server_lr=0.5), 4) | {"rounds": 2}
+    np.testing.assert_array_equal(run.vector, sf.simulate(plan(), DATA, **half, workers=1).wait().vector)
