@@ -60,8 +60,8 @@ def show_owners(console: Console, tables: Mapping[str, Table], names: Mapping[in
 def show(console: Console, task: Task, results: Sequence[Scores]) -> None:
     """The table: for each measure and way the median over splits with its range, and that of the paired difference
     "federated minus this"."""
-    tried = f"{len(task.settings)} settings, {task.rounds} rounds for each way"
-    console.print(f"{task.title}: {len(results)} splits; {tried}", style="italic", highlight=False)
+    tried = f"splits: {len(results)}; for each way settings: {len(task.settings)}, rounds: {task.rounds}"
+    console.print(f"{task.title}; {tried}", style="italic", highlight=False)
     grid = Grid(box=SIMPLE_HEAD)
     grid.add_column("", no_wrap=True)
     for name in ("median", "range", "fed. minus it", "range"):
@@ -69,6 +69,8 @@ def show(console: Console, task: Task, results: Sequence[Scores]) -> None:
     for measure, name in MEASURES.items():
         grid.add_row(f"[italic]{name}")
         for way, pick in WAYS.items():
+            if measure == "own" and pick is _worst_alone:
+                continue  # one owner's rows against the mean over all owners'
             cells = _spread([asdict(pick(item))[measure] for item in results], ".3f")
             if way == "federated":
                 grid.add_row(f"  {way}", *cells, style="bold green")
