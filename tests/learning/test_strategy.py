@@ -97,6 +97,7 @@ def test_a_strategy_that_is_not_known_here_is_refused() -> None:
 
 def test_servers_that_differ_ask_owners_for_the_same() -> None:
     plain = same_numbers(sf.FedAvg())
+    other: Strategy
     for other in (sf.FedAvg(server_lr=0.5), sf.FedAvgM(), sf.FedAdam(tau=0.1), Halves(memory=0.1)):
         assert same_numbers(other) == plain
         assert subject_of(job(strategy=other), "train") == subject_of(job(), "train")
