@@ -36,8 +36,10 @@ def save_model(path: str | os.PathLike[str], plan: Plan, model: Vector) -> None:
         return
     import torch
 
+    from smpc_fl.plans.operators import DTYPES
+
     about = plan.document.inputs
-    example = torch.zeros(_EXAMPLE, *about.shape, dtype=getattr(torch, about.dtype))
+    example = torch.zeros(_EXAMPLE, *about.shape, dtype=DTYPES[about.dtype])
     shapes = ({0: torch.export.Dim("rows")},)
     torch.export.save(torch.export.export(plan.module_with(model).eval(), (example,), dynamic_shapes=shapes), path)
 

@@ -127,7 +127,7 @@ def same_numbers(strategy: Strategy) -> list[object]:
     """What shapes the numbers that owners send: who computes them (the class that says `local`), and its options."""
     fields: tuple[str, ...] = strategy.__struct_fields__  # type: ignore[attr-defined]
     shaping = {name: getattr(strategy, name) for name in fields if name not in strategy.SERVER and name != "weights"}
-    author = next(kind for kind in type(strategy).__mro__ if "local" in vars(kind))
+    author = next(kind for kind in type(strategy).__mro__ if "local" in kind.__dict__)
     return [author.__name__, strategy.weights, *([shaping] if shaping else [])]
 
 
