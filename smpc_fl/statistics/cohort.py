@@ -65,9 +65,7 @@ class Cohort:
         draft = Draft(session)
         self.first = {field: draft.take(pointer) for field, pointer in first.items()}
         self.rows_scale = power_above(settings.max_rows)
-        self.reach = 2.0 ** max(0, (2047 // len(self.owners)).bit_length() - 1)
-        fractional_bits = largest_fractional_bits(ring(RING_BITS), len(self.owners), self.reach)
-        self.error = worst_error(fractional_bits, len(self.owners), 1.0)
+        self.reach, self.error = wire(len(self.owners))
         self.included: list[str] | None = None
 
     def totals(self, parts: Mapping[str, Part]) -> Totals:
@@ -109,6 +107,13 @@ class Cohort:
                 f"{changed} dropped out, or came back, between two steps of this statistic: try again when all are there"
             )
         self.included = included
+
+
+def wire(owners: int) -> tuple[float, float]:
+    """(`reach`, how far a sum of values within ±`reach` may be off) for so many owners."""
+    reach = 2.0 ** max(0, (2047 // owners).bit_length() - 1)
+    fractional_bits = largest_fractional_bits(ring(RING_BITS), owners, reach)
+    return reach, worst_error(fractional_bits, owners, 1.0)
 
 
 def power_above(value: float) -> float:

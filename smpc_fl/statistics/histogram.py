@@ -48,7 +48,7 @@ def histogram(
     pointers: Sequence[PointerTensor], edges: Values, *, suppress: Suppress = "total", **options: Unpack[Options]
 ) -> Histogram:
     """How many values of one column lie in each bin, as `numpy.histogram(values, edges)` counts them: bins are closed
-    below, the last one above, too. Exact; one round of len(edges) + 2 numbers. `suppress`: see `suppression.py`."""
+    below, the last one above, too. Exact; one round of len(edges) + 3 numbers. `suppress`: see `suppression.py`."""
     check_suppress(suppress)
     cohort = Cohort(Settings(**options), x=pointers)
     x = one_column(cohort.first["x"], "x").to(torch.float64)

@@ -96,7 +96,7 @@ def count(pointers: Sequence[PointerTensor], **options: Unpack[Options]) -> torc
 
 def mean(pointers: Sequence[PointerTensor], *, bound: Bound, **options: Unpack[Options]) -> torch.Tensor:
     """The mean over all rows of all owners: float64[columns]. `bound`: no |value| is larger (one number, or one a
-    column); what is beyond counts as ±bound, with a warning. One round; off by at most N · 2^-52 · bound · max_rows / rows."""
+    column); what is beyond counts as ±bound, with a warning. One round; off by at most N² · 2^-61 · bound · max_rows / rows."""
     cohort, column, totals = _sums(pointers, bound, options, squares=False)
     return _shown(totals["sum"] / totals["count"], totals["count"], column, cohort.settings)
 

@@ -32,7 +32,7 @@ def small_cells(counts: torch.Tensor, min_count: int) -> torch.Tensor:
     """bool, of the shape of `counts`: the cells to drop."""
     flat = counts.reshape(-1)
     hidden = (flat > 0) & (flat < min_count)
-    while bool(hidden.any()) and (int(hidden.sum()) == 1 or float(flat[hidden].sum()) < min_count):
+    while bool(hidden.any()) and float(flat[hidden].sum()) < min_count:  # one alone always is
         shown = torch.where(hidden | (flat == 0), torch.inf, flat)
         if bool(torch.isinf(shown).all()):
             break

@@ -66,7 +66,7 @@ def crosstab(
     suppress: Suppress = "total",
     **options: Unpack[Options],
 ) -> ContingencyTable:
-    """How many rows have each pair of codes of `a` [rows] and `b` [rows]; exact, one round of len(rows) · len(columns) + 2
+    """How many rows have each pair of codes of `a` [rows] and `b` [rows]; exact, one round of len(rows) · len(columns) + 3
     numbers. Cells of fewer than `min_count` rows are suppressed, see `suppression.py`; no margins are given, and whoever
     has them from elsewhere may find a suppressed cell again."""
     check_suppress(suppress)

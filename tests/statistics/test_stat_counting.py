@@ -11,6 +11,7 @@ from sklearn.datasets import load_breast_cancer
 from statistics_world import close, cut, of, pooled, world
 
 import smpc_fl as sf
+from smpc_fl.pointers.lineage import Literal, decode_expression
 
 X = load_breast_cancer(return_X_y=True)[0][:, :3]
 EDGES = np.linspace(6, 30, 13)
@@ -94,7 +95,11 @@ def test_what_is_settled_is_not_asked_again() -> None:
     got = sf.stats.quantiles(of(made, "x"), [0.5, 1.0], bounds=(0, 32), method="bisection", min_count=20)
     rows = pooled(made, "x")
     assert ((rows > float(got.lower[1])) & (rows <= float(got.upper[1]))).sum() >= 20
-    assert got.rounds < 5
+    assert 1 < got.rounds < 5
+    asked = [node.array() for node in decode_expression(made.jobs[1].expression).nodes if isinstance(node, Literal)]
+    median, largest = asked[-1].reshape(2, 17)
+    assert len(set(median.tolist())) == 17
+    assert set(largest.tolist()) == {float(got.upper[1])}
 
 
 @pytest.mark.parametrize(
