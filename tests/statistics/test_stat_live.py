@@ -1,4 +1,4 @@
-"""What docs/statistics.md shows, run as written over a federation of processes, on four hospitals' own patients: every number
+"""What docs/statistics.md shows, run as written over a federation of processes, on three hospitals' own patients: every number
 is that of pandas, SciPy, statsmodels or lifelines on all patients together."""
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ NUMBERS = ["age", "trestbps", "thalch", "oldpeak"]
 
 
 @pytest.mark.timeout(300)
-def test_statistics_of_four_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_statistics_of_three_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (block,) = FENCE.finditer((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8"))
     (tmp_path / "block.py").write_text(block["text"], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
