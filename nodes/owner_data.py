@@ -17,6 +17,7 @@ import numpy.typing as npt
 from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable
 from smpc_fl.hashing import Buffer, digest
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
+from smpc_fl.learning.names import RESIDUAL
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.update import SecureVector, assemble
 from smpc_fl.nodes.home.kept import Kept
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
     from smpc_fl.pointers.shapes import Spec
 
 Array = npt.NDArray[Any]
-RESIDUAL = "residual"
-"""Name of what compression has lost so far, among what an owner keeps."""
 
 
 class Holdings:

@@ -65,6 +65,7 @@ COMMANDS = {
     "plot": Entry(USE, "smpc_fl.nodes.cli.plot", "plot", "Draw the history of a run."),
     "status": Entry(USE, "smpc_fl.nodes.cli.nodes", "status", "Show members, runs and traffic."),
     "datasets": Entry(OWN, "smpc_fl.nodes.cli.owner", "datasets", "Publish datasets, with a mock for researchers."),
+    "models": Entry(OWN, "smpc_fl.nodes.cli.models", "models", "Models of your own, from runs of training."),
     "requests": Entry(OWN, "smpc_fl.nodes.cli.owner", "requests", "List, show, approve or reject requests."),
 }
 

@@ -30,8 +30,8 @@ from smpc_fl.protocols.messages import RunState
 from smpc_fl.protocols.records import ERASED, Closed, Outdated, Record
 
 JOURNAL = "journal.db"
-FOLDERS = ("ledger", "values")
-"""What a home has besides: an owner's data sets and consent, a coordinator's models."""
+FOLDERS = ("ledger", "values", "kept")
+"""What a home has besides: an owner's data sets and consent, a coordinator's models, an owner's own ones."""
 _ENDS = {"Aborted", "Closed", "Outdated"}
 Rows = dict[str, list[tuple[str, bytes]]]
 

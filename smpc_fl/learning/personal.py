@@ -6,9 +6,9 @@ from collections.abc import Mapping
 
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.local import Local
+from smpc_fl.learning.names import PERSONAL
 from smpc_fl.learning.rows import prepare
 from smpc_fl.learning.shared import shared_of
-from smpc_fl.learning.training import PERSONAL
 from smpc_fl.plans.layout import Vector
 from smpc_fl.plans.plan import Plan
 from smpc_fl.plans.tensors import Data

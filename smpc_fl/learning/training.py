@@ -13,15 +13,13 @@ import numpy as np
 from smpc_fl.errors import BadInput, NotFinite
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.local import Local
+from smpc_fl.learning.names import OWN
 from smpc_fl.learning.rows import prepare
 from smpc_fl.learning.server import shown_of
 from smpc_fl.learning.shared import Shared, shared_of
 from smpc_fl.plans.layout import Vector
 from smpc_fl.plans.plan import Plan
 from smpc_fl.plans.tensors import Data
-
-OWN, PERSONAL = "private", "personal"
-"""Names of what owners keep: the private tensors of the model, and a model of their own."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from click.testing import CliRunner
+from safetensors.numpy import load_file
 
 import smpc_fl as sf
 from smpc_fl.errors import BadInput, RunFailed, Unavailable
 from smpc_fl.learning.strategy import known
+from smpc_fl.nodes.cli.main import main
 from smpc_fl.nodes.extensions import load_extensions
 
 ROUNDS = 15
@@ -109,3 +113,34 @@ def test_a_strategy_of_ones_own_is_run_by_nodes_that_have_it(fed: sf.LocalFedera
     run = fed.train(plan(), **gentle).wait()
     half = options(sf.FedAvg(server_lr=0.5), 4) | {"rounds": 2}
     np.testing.assert_array_equal(run.vector, sf.simulate(plan(), DATA, **half, workers=1).wait().vector)
+
+
+def test_an_owner_takes_its_own_model_home(fed: sf.LocalFederation, tmp_path: Path) -> None:
+    short = {"rounds": 2}
+    config, runner = ["--config", str(fed.config_path("ann"))], CliRunner()
+
+    def models(*words: str) -> str:
+        done = runner.invoke(main, ["models", *words, *config], terminal_width=200)
+        assert done.exit_code == 0, done.output
+        return done.output
+
+    ditto = fed.train(plan(), **(options(sf.Ditto(), 5) | short)).wait()
+    heads = fed.train(plan(), private=["2.*"], **(options(sf.FedAvg(), 6) | short)).wait()
+    heads.save_model(tmp_path / "global.safetensors")
+    for run in (ditto, heads):
+        assert run.id in models("list")
+    models("export", ditto.id[:12], "-o", str(tmp_path / "ditto.safetensors"))
+    models(
+        "export", heads.id, "--model", str(tmp_path / "global.safetensors"), "-o", str(tmp_path / "heads.safetensors")
+    )
+    plain, personal, own = (load_file(tmp_path / f"{name}.safetensors") for name in ("global", "ditto", "heads"))
+    assert plain.keys() == personal.keys() == own.keys()
+    assert {name for name in plain if not np.array_equal(plain[name], own[name])} == {"2.weight", "2.bias"}
+    assert not np.array_equal(personal["0.weight"], ditto.model.state_dict()["0.weight"].numpy())
+    assert (tmp_path / "ditto.safetensors").stat().st_mode & 0o777 == 0o600
+    refused = runner.invoke(main, ["models", "export", heads.id, "-o", str(tmp_path / "no.safetensors"), *config])
+    assert "--model" in refused.output
+    assert "erased" in models("erase", ditto.id)
+    assert ditto.id not in models("list")
+    unknown = runner.invoke(main, ["models", "erase", ditto.id, *config])
+    assert "0 runs begin with" in unknown.output
