@@ -47,7 +47,7 @@ from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.commands import PeerGone, PeerUp, Received
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
 from smpc_fl.protocols.course import TrainingRound
-from smpc_fl.protocols.manifest import Numbers, choose_numbers, model_digest
+from smpc_fl.protocols.manifest import Numbers, model_digest
 from smpc_fl.protocols.messages import (
     JobAnswer,
     JobOffer,
@@ -235,16 +235,11 @@ class Run:
     def _numbers(self, work: Work) -> Numbers:
         """Those of the newest attempt, or of the first one to come."""
         aggregators = self.book.attempts[-1].aggregators if self.book.attempts else self._aggregators()
-        return choose_numbers(
+        return work.numbers(
             owners=len(self.cohort),
-            clip=work.clip,
-            max_samples=work.max_samples,
             k_min=self.policy.k_min,
-            tolerance=work.tolerance,
-            ring_bits=work.ring_bits or self.policy.ring_bits,
-            update_bits=work.update_bits,
-            mechanism=work.mechanism,
             aggregators=len(aggregators),
+            ring_bits=self.policy.ring_bits,
         )
 
     # --- events from the node ---

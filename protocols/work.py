@@ -24,7 +24,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
 from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
 from smpc_fl.privacy.mechanism import Mechanism, tail_of
-from smpc_fl.protocols.manifest import Expected
+from smpc_fl.protocols.manifest import Expected, Numbers, choose_numbers
 
 Purpose = Literal["train", "evaluate", "aggregate"]
 ROUGH = 1e9
@@ -70,6 +70,22 @@ class Work:
     ring_bits: RingBits | None
     update_bits: int | None = None
     mechanism: Mechanism | None = None
+    sums: bool = False
+    """Is the sum itself what is asked for, and not a mean?"""
+
+    def numbers(self, *, owners: int, k_min: int, aggregators: int, ring_bits: RingBits | None = None) -> Numbers:
+        """The ring and scale of its rounds. `ring_bits`: where the job does not say. Raises as `choose_numbers`."""
+        return choose_numbers(
+            owners=owners,
+            clip=self.clip,
+            max_samples=self.max_samples,
+            k_min=1 if self.sums else k_min,  # a sum's error is not divided by any weight
+            tolerance=self.tolerance,
+            ring_bits=self.ring_bits or ring_bits,
+            update_bits=self.update_bits,
+            mechanism=self.mechanism,
+            aggregators=aggregators,
+        )
 
     def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""
@@ -114,7 +130,8 @@ def _work_of(job: Job, purpose: Purpose) -> Work:
     if isinstance(job, AggregateJob):
         layout = VectorLayout(math.prod(job.shape))
         return Work(
-            purpose, subject, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits
+            purpose, subject, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits,
+            sums=job.reduce == "sum",
         )  # fmt: skip
     rows = _max_samples(job)
     if purpose == "train":

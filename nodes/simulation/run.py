@@ -30,7 +30,7 @@ from smpc_fl.nodes.training_job import training_job
 from smpc_fl.nodes.training_run import Run
 from smpc_fl.protocols.coordinator import Released, RoundPlan
 from smpc_fl.protocols.course import Ask, TrainingRound
-from smpc_fl.protocols.manifest import Numbers, choose_numbers
+from smpc_fl.protocols.manifest import Numbers
 from smpc_fl.protocols.messages import RoundResult, RunState
 from smpc_fl.protocols.work import Work, participants, public_weight, work_of
 
@@ -222,17 +222,7 @@ class Simulation:
         return [work_of(self._job, "train"), *([work_of(self._job, "evaluate")] if self._job.evaluation else [])]
 
     def _numbers(self, work: Work) -> Numbers:
-        return choose_numbers(
-            owners=len(self._owners.names),
-            clip=work.clip,
-            max_samples=work.max_samples,
-            k_min=self._k_min,
-            tolerance=work.tolerance,
-            ring_bits=work.ring_bits,
-            update_bits=work.update_bits,
-            mechanism=work.mechanism,
-            aggregators=len(self._aggregators),
-        )
+        return work.numbers(owners=len(self._owners.names), k_min=self._k_min, aggregators=len(self._aggregators))
 
     def _read(self, work: Work, released: Released) -> Aggregate:
         included = [entry.owner for entry in released.agreed]

@@ -113,6 +113,15 @@ def test_an_aggregate_saturates_element_by_element() -> None:
     assert work_of(aggregate(reduce="sum"), "aggregate").max_samples == 1
 
 
+def test_a_sums_error_is_the_sums() -> None:
+    """Not that of a mean over k_min owners: a sum is divided by nothing."""
+    job = aggregate(reduce="sum", bound=2.0**20, tolerance=1e-3)
+    numbers = work_of(job, "aggregate").numbers(owners=3, k_min=3, aggregators=2, ring_bits=None)
+    assert 3 * 2.0 ** -(numbers.fractional_bits + 1) <= numbers.worst_error <= 1e-3
+    mean = work_of(aggregate(bound=2.0**20, tolerance=1e-3, max_samples=1), "aggregate")
+    assert mean.numbers(owners=3, k_min=3, aggregators=2).fractional_bits <= numbers.fractional_bits
+
+
 def test_an_owner_expects_what_the_coordinator_makes() -> None:
     job = train()
     data = encode_job(job)
