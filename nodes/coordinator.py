@@ -14,13 +14,14 @@ import structlog
 
 from smpc_fl.errors import BadInput, LimitExceeded, MalformedMessage, SmpcError, Unavailable, UnknownMember, WrongRole
 from smpc_fl.hashing import Buffer
+from smpc_fl.nodes.ended_runs import Runs
 from smpc_fl.nodes.home.config import CoordinatorConfig
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.rounds import load_records
-from smpc_fl.nodes.run import Run, run_of
+from smpc_fl.nodes.run import Run, run_of, run_stream
 from smpc_fl.protocols.codec import decode_message
 from smpc_fl.protocols.commands import Received
 from smpc_fl.protocols.manifest import manifest_hash, model_digest
@@ -37,7 +38,6 @@ from smpc_fl.protocols.messages import (
     RoundClosed,
     RoundResult,
     RunState,
-    RunStatus,
     StartRun,
     Status,
     StatusRequest,
@@ -55,7 +55,7 @@ class Coordinator(Node):
     def __init__(self, config: CoordinatorConfig) -> None:
         super().__init__(config)
         self.config = config
-        self._runs: dict[bytes, Run] = {}
+        self._runs = Runs(lambda id_: Run.resume(self, config.policy, run_stream(id_), self._publish))
         self._lost: dict[bytes, SmpcError] = {}
         self._subscribers: dict[bytes, set[str]] = {}
         self._catching_up: dict[bytes, set[int]] = {}  # by run: what was asked for, after which number
@@ -69,11 +69,16 @@ class Coordinator(Node):
                 log.error("run lost", stream=stream, error=error.code, message=error.message)
                 self._lost[run_of(stream)] = error
             else:
-                self._runs[run.id] = run
+                self._runs.add(run)
         await self.roster_changed()
         self.server = await web.listen(self, self.config, self._status, roles={"owner", "researcher"})
-        for run in self._runs.values():
-            self.spawn(run.drive())
+        for run in self._runs.here():
+            self.spawn(self._drive(run))
+
+    async def _drive(self, run: Run) -> None:
+        await run.drive()
+        for id_ in self._runs.retire():
+            self._subscribers.pop(id_, None)
 
     async def stop(self) -> None:
         for dialer in self._dialers.values():
@@ -83,7 +88,7 @@ class Coordinator(Node):
         await super().stop()
 
     def _status(self) -> dict[str, Any]:
-        running = [run for run in self._runs.values() if run.book.end is None]
+        running = [run for run in self._runs.here() if run.book.end is None]
         return {"runs": len(self._runs), "running": len(running), "connected": len(self.peers)}
 
     async def roster_changed(self) -> None:
@@ -94,7 +99,7 @@ class Coordinator(Node):
         for id_, address in wanted.items():
             if id_ not in self._dialers:
                 self._dialers[id_] = web.dial(self.config, self.me, id_, address, self.converse)
-        for run in self._runs.values():
+        for run in self._runs.here():
             await run.roster_changed()
 
     # --- messages ---
@@ -109,14 +114,14 @@ class Coordinator(Node):
                 await self._to_runs(event)
 
     async def _to_runs(self, event: Received) -> None:
-        for run in list(self._runs.values()):
+        for run in self._runs.here():
             await run.on_round_message(event)
 
     async def _from_owner(self, event: Received) -> None:
         match event.message:
             case JobAnswer(run=run_id):
-                if run_id in self._runs:
-                    await self._runs[run_id].on_answer(event.sender, event.message)
+                if (run := self._runs.get(run_id)) is not None:
+                    await run.on_answer(event.sender, event.message)
             case Relay(to=to):
                 await self._relay(event.message, to, "researcher", event.sender)
             case _:
@@ -129,7 +134,7 @@ class Coordinator(Node):
         Its own journal and the traffic would open that report for good."""
         match event.message:
             case Reported(manifest_hash=hash_) | Refusal(about=hash_) if len(hash_) == 32:
-                if not any(run.tells(hash_) for run in self._runs.values()) and not self._under_way(hash_):
+                if not any(run.tells(hash_) for run in self._runs.here()) and not self._under_way(hash_):
                     await self.tell(event.sender, RoundClosed(hash_, released=False))
             case _:
                 pass
@@ -178,7 +183,7 @@ class Coordinator(Node):
     # --- runs ---
 
     async def _start(self, event: Received, run_id: bytes) -> None:
-        known = self._runs.get(run_id)
+        known = self._runs.find(run_id)
         if known is None:
             try:
                 if run_id in self._lost:
@@ -189,9 +194,9 @@ class Coordinator(Node):
             except SmpcError as error:
                 await self._tell_failed(event.sender, run_id, error)
                 return
-            self._runs[run_id] = run
+            self._runs.add(run)
             self._subscribers[run_id] = {event.sender}
-            self.spawn(run.drive())
+            self.spawn(self._drive(run))
         elif known.book.start != event.signed:
             raise BadInput("another run has this id", peer=event.sender)
 
@@ -206,13 +211,13 @@ class Coordinator(Node):
         except SmpcError as error:
             await self._tell_failed(researcher, run_id, error)
             return
-        self._runs[run_id] = again
-        self.spawn(again.drive())
+        self._runs.add(again)
+        self.spawn(self._drive(again))
 
     def _check_room(self, researcher: str, model: int) -> None:
         """Whether this node bears another run of a researcher. Raises `LimitExceeded`."""
         limits = self.limits
-        under_way = sum(run.book.end is None for run in self._runs.values() if run.researcher == researcher)
+        under_way = sum(run.book.end is None for run in self._runs.here() if run.researcher == researcher)
         if under_way >= limits.runs:
             raise LimitExceeded(
                 f"{under_way} runs of {researcher} have not ended, as many as this coordinator bears: cancel some",
@@ -229,18 +234,18 @@ class Coordinator(Node):
         await self.tell(researcher, RunState(run, "failed", 0, error.code, error.message[:4000]))
 
     def _run_of(self, researcher: str, run_id: bytes) -> Run:
-        run = self._runs.get(run_id)
-        if run is None or run.researcher != researcher:
+        if not researcher or self._runs.researcher(run_id) != researcher or (run := self._runs.find(run_id)) is None:
             raise BadInput("this coordinator knows no such run of yours", peer=researcher, phase="run")
         return run
 
     async def _subscribe(self, researcher: str, run_id: bytes, after: int) -> None:
-        if run_id not in self._runs:
+        if not self._runs.researcher(run_id):
             # The coordinator was killed before the start of the run was durable: the researcher says it again.
             await self.tell(researcher, Refusal("Unavailable", "no such run here", "run", run_id))
             return
         run = self._run_of(researcher, run_id)
-        self._subscribers.setdefault(run_id, set()).add(researcher)
+        if self._runs.get(run_id) is not None:
+            self._subscribers.setdefault(run_id, set()).add(researcher)
         known = self._catching_up.get(run_id)
         if known is not None:
             known.add(after)  # one at a time: each holds a model
@@ -289,7 +294,7 @@ class Coordinator(Node):
         await self.tell(researcher, message, value)
 
     async def peer_up(self, peer: str, role: str) -> None:
-        for run in list(self._runs.values()):
+        for run in self._runs.here():
             await run.on_peer_up(peer)
 
     def _report(self) -> Status:
@@ -297,14 +302,7 @@ class Coordinator(Node):
             MemberStatus(member.id, member.role, member.id in self.peers or member.id == self.id)
             for member in self.members.current.members
         ]
-        runs = [
-            RunStatus(
-                run.id, type(run.job).__name__, run.state, len(run.book.results),
-                sum(sum(result.uploaded.values()) for result in run.book.results),
-            )
-            for run in self._runs.values()
-        ]  # fmt: skip
-        return Status(self.members.roster_version, members, runs)
+        return Status(self.members.roster_version, members, self._runs.status())
 
 
 Value = TypeVar("Value", bound=RoundResult | RunState)
