@@ -35,6 +35,9 @@ from smpc_fl.nodes.home.spool import Slot, Spool
 
 _ROWS = 100
 """Rows in one statement, at most."""
+_CACHE = 512
+"""KiB of the file that each connection keeps in memory (SQLite's own default is 2,000): a journal is written once and read at
+the start, and a node's memory should not grow for hours until such a cache is full."""
 _APPLICATION = 0x534D5043
 _VERSION = 3
 """Version 1 had no bulk; version 2 had an index without the kinds."""
@@ -258,6 +261,7 @@ def _connect(path: Path, undo: contextlib.ExitStack) -> sqlite3.Connection:
     connection.execute("PRAGMA journal_mode = WAL")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute("PRAGMA secure_delete = ON")
+    connection.execute(f"PRAGMA cache_size = -{_CACHE}")
     version = _version(connection)
     if version != _VERSION:
         if version not in (1, 2) and connection.execute("SELECT count(*) FROM sqlite_schema").fetchone() != (0,):

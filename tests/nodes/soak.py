@@ -29,7 +29,8 @@ Sample = tuple[float, float]
 
 
 class Memory:
-    """(age in seconds, resident MB) of every process, second by second."""
+    """(age in seconds, MB) of every process, second by second: what it has of its own (RssAnon). Pages of files, such as
+    torch's libraries, come and go as the kernel likes, and are shared."""
 
     def __init__(self) -> None:
         self.samples: dict[tuple[str, int], list[Sample]] = defaultdict(list)
@@ -39,11 +40,13 @@ class Memory:
         now = time.monotonic()
         for node, pid in pids.items():
             try:
-                pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
-            except (OSError, ValueError, IndexError):
+                (line,) = (
+                    each for each in Path(f"/proc/{pid}/status").read_text().splitlines() if each.startswith("RssAnon:")
+                )
+            except (OSError, ValueError):
                 continue  # it has just died
             age = now - self._born.setdefault(pid, now)
-            self.samples[node, pid].append((age, pages * os.sysconf("SC_PAGE_SIZE") / 1e6))
+            self.samples[node, pid].append((age, int(line.split()[1]) * 1024 / 1e6))
 
     def slopes(self, warm_up: float) -> dict[str, tuple[float, float]]:
         """{node: (MB an hour, hours that this is from)}: least squares over its processes together, each from where it was
