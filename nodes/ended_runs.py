@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from smpc_fl.nodes.run import Run
 from smpc_fl.protocols.messages import RunStatus
 
-WHOLE = 16
+WHOLE = 4
 """Runs that ended last, which are kept whole: members that were away are told how their last rounds ended."""
 
 
