@@ -14,7 +14,7 @@ from smpc_fl.jobs import Privacy
 from smpc_fl.privacy.accounting import calibrated, cost, cost_of, delta_of, epsilon_of, spent
 
 
-@pytest.mark.parametrize(("multiplier", "releases", "delta"), [(4.0, 20, 1e-5), (1.0, 1, 1e-6), (30.0, 500, 1e-8)])
+@pytest.mark.parametrize(("multiplier", "releases", "delta"), [(4.0, 20, 1e-5), (30.0, 500, 1e-8)])
 def test_epsilon_is_that_of_dp_accounting(multiplier: float, releases: int, delta: float) -> None:
     book = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_ONE)
     book.compose(dp_accounting.SelfComposedDpEvent(dp_accounting.GaussianDpEvent(multiplier), releases))
