@@ -102,7 +102,7 @@ def spent(privacy: Privacy, rounds: int, releases: int) -> Spent:
     assert privacy.noise_multiplier is not None
     epsilon = 0.0
     if releases:
-        dp, accountant = _dp_accounting()
+        dp, accountant = _dp_accounting(epsilon_of(cost(privacy.noise_multiplier, releases), privacy.delta))
         book = accountant()
         book.compose(dp.GaussianDpEvent(privacy.noise_multiplier), releases)
         epsilon = float(book.get_epsilon(privacy.delta))
@@ -119,23 +119,26 @@ def calibrated(privacy: Privacy, releases: int) -> Privacy:
         return privacy
     if releases < 1:
         raise BadInput("privacy with epsilon= needs a number of rounds to share it out among; or say noise_multiplier=")
-    dp, accountant = _dp_accounting()
+    dp, accountant = _dp_accounting(privacy.epsilon)
+    guess = math.sqrt(cost(1.0, releases) / cost_of(privacy.epsilon, privacy.delta))
     found = dp.calibrate_dp_mechanism(
         accountant,
         lambda multiplier: dp.SelfComposedDpEvent(dp.GaussianDpEvent(multiplier), releases),
         privacy.epsilon,
         privacy.delta,
-        dp.LowerEndpointAndGuess(0.0, math.sqrt(cost(1.0, releases) / cost_of(privacy.epsilon, privacy.delta))),
+        dp.ExplicitBracketInterval(0.9 * guess, 1.1 * guess),
     )
     digits = 10.0 ** (3 - math.floor(math.log10(found)))
     return Privacy(delta=privacy.delta, noise_multiplier=math.ceil(found * digits) / digits, unit=privacy.unit)
 
 
-def _dp_accounting() -> tuple[ModuleType, Callable[[], Any]]:
-    """Takes seconds to import, so only when it is asked."""
+def _dp_accounting(epsilon: float) -> tuple[ModuleType, Callable[[], Any]]:
+    """The package, and what makes an accountant for losses of about this size: with its own grid, 10^-4, unless that would
+    have millions of points. Takes seconds to import, so only when it is asked."""
     try:
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError:
         raise Unavailable("privacy accounting needs dp-accounting: pip install 'smpc-fl[privacy]'") from None
-    return dp_accounting, lambda: PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_ONE)
+    relation, grid = dp_accounting.NeighboringRelation.REPLACE_ONE, max(1e-4, 1e-6 * min(epsilon, _MOST_EPSILON))
+    return dp_accounting, lambda: PLDAccountant(relation, value_discretization_interval=grid)

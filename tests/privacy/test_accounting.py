@@ -31,6 +31,13 @@ def test_epsilon_is_that_of_dp_accounting(multiplier: float, releases: int, delt
     assert f"ε = {own.epsilon:.3f} at δ = {delta:g} for each owner, after 3 rounds" in str(own)
 
 
+def test_little_noise_costs_much_and_is_counted_all_the_same() -> None:
+    """With the accountant's own grid that takes minutes, and all memory."""
+    own = spent(Privacy(delta=1e-5, noise_multiplier=0.02), 3, 3)
+    assert own.epsilon == pytest.approx(epsilon_of(cost(0.02, 3), 1e-5), rel=1e-3)
+    assert own.epsilon > 10_000
+
+
 def test_nothing_released_costs_nothing() -> None:
     assert spent(Privacy(delta=1e-5, noise_multiplier=1.0), 0, 0).epsilon == 0
     assert epsilon_of(0.0, 1e-5) == 0
