@@ -166,6 +166,7 @@ class Federation:
         rounds: int = 10,
         local: LocalTraining | None = None,
         strategy: Strategy | None = None,
+        weighting: PointerTensor | bytes | None = None,
         private: Sequence[str] = (),
         fraction: float = 1.0,
         min_owners: int = 0,
@@ -183,7 +184,9 @@ class Federation:
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
 
-        `inputs`, `targets`: names of the owners' tensors. `private`: names or patterns of the model's tensors that every
+        `inputs`, `targets`: names of the owners' tensors. `weighting`: a pointer of one
+        number, such as `fed[o].tensor("x")[:, 0].sum()`: every owner computes it on its own tensors, and is weighed by it in
+        training instead of by its rows. `private`: names or patterns of the model's tensors that every
         owner has for itself ("head.*"). `fraction`: part of the owners that is drawn for each training round; `min_owners`:
         fewest whose sum is taken. `clip`: largest L2 norm of an owner's update.
         `max_samples`: public cap on an owner's rows. `tolerance`: largest decoding error that is accepted, in the worst
@@ -196,8 +199,8 @@ class Federation:
             raise CohortTooSmall(f"{len(cohort)} owners are fewer than k_min = {self._k_min}: add owners")
         first = plan.initial
         job = training_job(
-            plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
-            fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
+            plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, weighting=weighting,
+            private=private, fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
             max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
             update_bits=update_bits, compression=compression, seed=seed, privacy=privacy,
         )  # fmt: skip

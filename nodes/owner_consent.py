@@ -150,6 +150,9 @@ class Consent:
                     phase="job",
                 )
             self._holdings.check_training(job)
+            if job.weighting:
+                # Rows are what they are; an expression may be one that is large at a single owner.
+                return "owners are weighed by a computation on their data, which could single one of them out"
             return ""
         self._holdings.check_aggregate(job, cohort, self._policy.k_min)
         past = self._history()
@@ -219,13 +222,14 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
     lines = [f"WARNING: {warning}."] if warning else []
     if isinstance(job, TrainJob):
         strategy = type(job.strategy).__name__
+        weighed = describe(decode_expression(job.weighting)) if job.weighting else job.strategy.weights
         lines += [
             f"Train a model on {job.inputs} and {job.targets} by {strategy}, at most {job.rounds} rounds, "
             f"with {len(start.cohort)} owners ({', '.join(sorted(start.cohort))}).",
             "A yes holds for these owners or fewer of them (at least k_min), as often as this very job is run.",
             f"Local: {job.local.epochs} epochs of {job.local.optimizer}, batches of {job.local.batch_size}, "
             f"lr {job.local.lr:g}. Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
-            f"weights: {job.strategy.weights}. Noise for differential privacy: {price(job)}.",
+            f"weights: {weighed}. Noise for differential privacy: {price(job)}.",
             *([f"Stays here: your own {', '.join(job.private)}."] if job.private else []),
             f"Leaves: the sum over at least k_min owners of the weighed update ({len(job.plan)} bytes of plan).",
         ]

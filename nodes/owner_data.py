@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable
+from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable, WeightOutOfRange
 from smpc_fl.hashing import Buffer, digest
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
 from smpc_fl.learning.names import RESIDUAL
 from smpc_fl.learning.shared import shared_of
-from smpc_fl.learning.update import SecureVector, assemble
+from smpc_fl.learning.update import SecureVector, assemble, denominator
 from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.pointers.lineage import decode_expression, names
@@ -128,6 +128,13 @@ class Holdings:
         held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
         for name in [job.inputs, job.targets, *held_out]:
             self.place(name)
+        if job.weighting:
+            from smpc_fl.pointers.policy import check_weighting
+
+            expression = decode_expression(job.weighting)
+            for name in names(expression):
+                self.place(name)
+            check_weighting(expression, self._leaves())
 
     def check_aggregate(self, job: AggregateJob, cohort: list[str], k_min: int) -> None:
         """All tensors are here, the value has the job's shape whatever the number of rows, and nobody is isolated."""
@@ -172,7 +179,7 @@ class Holdings:
             metrics: dict[str, float] = {}
         elif purpose == "train":
             result = self._train(job, round_number, np.frombuffer(model, np.float32), owner, kept)
-            weight = weight_of(job, purpose, owner, cohort, result.rows)
+            weight = weight_of(job, purpose, owner, cohort, self._weighing(job, result.rows))
             return self._trained_vector(job, round_number, result, weight, owner, kept)
         else:
             payload, rows = self._evaluate(job, round_number, np.frombuffer(model, np.float32), owner, kept)
@@ -207,6 +214,21 @@ class Holdings:
         return train_locally(
             _read_plan(job.plan), model, x, y, job, round_number=round_number, owner=owner, kept=before
         )
+
+    def _weighing(self, job: TrainJob, rows: int) -> int:
+        """What weighs this owner: its rows, or the value of the job's expression, rounded. Raises `WeightOutOfRange`."""
+        from smpc_fl.pointers.evaluation import operand
+
+        if not job.weighting:
+            return rows
+        expression = decode_expression(job.weighting)
+        (value,) = operand(expression, {name: self.tensor(name) for name in names(expression)}, float(job.max_samples))
+        if not 0.5 <= value <= denominator(job.max_samples):
+            most = denominator(job.max_samples)
+            raise WeightOutOfRange(
+                f"what weighs this owner is not in 1..{most}: scale the job's weighting, or raise max_samples"
+            )
+        return round(float(value))
 
     def _training_rows(self, job: TrainJob, owner: str) -> tuple[torch.Tensor, torch.Tensor]:
         """All rows but those that are held out."""
@@ -273,7 +295,8 @@ def tensors_of(job: Job, purpose: Purpose) -> Iterable[str]:
         return names(decode_expression(job.expression))
     if purpose == "evaluate" and job.evaluation is not None and job.evaluation.inputs:
         return {job.evaluation.inputs, job.evaluation.targets}
-    return {job.inputs, job.targets}
+    weighs = names(decode_expression(job.weighting)) if job.weighting and purpose == "train" else ()
+    return {job.inputs, job.targets, *weighs}
 
 
 @lru_cache(maxsize=4)

@@ -19,6 +19,7 @@ from smpc_fl.protocols.work import compressor_of, releases
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.pointers.pointer import PointerTensor
 
 
 def training_job(
@@ -29,6 +30,7 @@ def training_job(
     rounds: int,
     local: LocalTraining | None,
     strategy: Strategy | None,
+    weighting: PointerTensor | bytes | None = None,
     private: Sequence[str] = (),
     fraction: float = 1.0,
     min_owners: int = 0,
@@ -57,6 +59,7 @@ def training_job(
         rounds=rounds,
         local=local,
         strategy=strategy,
+        weighting=_expression(weighting, strategy),
         private=tuple(private),
         fraction=fraction,
         min_owners=min_owners,
@@ -90,6 +93,16 @@ def _checked(job: TrainJob) -> TrainJob:
         return msgspec.convert(msgspec.to_builtins(job, builtin_types=(bytes,)), TrainJob, dec_hook=decode)
     except msgspec.ValidationError as error:
         raise BadInput(f"the job has an option out of range: {error}") from None
+
+
+def _expression(weighting: PointerTensor | bytes | None, strategy: Strategy) -> bytes:
+    if weighting is None:
+        return b""
+    if strategy.weights != "rows":
+        raise BadInput(
+            f'weighting= takes the place of rows: use a strategy with weights="rows", not "{strategy.weights}"'
+        )
+    return weighting if isinstance(weighting, bytes) else weighting.expression
 
 
 class _Bits(msgspec.Struct):

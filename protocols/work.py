@@ -177,6 +177,7 @@ def subject_of(job: Job, purpose: Purpose) -> bytes:
             job.seed,
             job.local,
             *same_numbers(job.strategy),
+            *([job.weighting] if job.weighting else []),
             *([sorted(job.private)] if job.private else []),
             *([job.compression] if job.compression else []),
         ]

@@ -109,7 +109,9 @@ class TrainJob(_Value, frozen=True, tag=True):
     `update_bits` = n: an update's numbers become n-bit integers, ±max(clip, 1) being ±2^(n-1), and a training round's
     ring, unless `ring_bits` says it, the smallest that holds their sum: n + log2(owners) bits, rounded up.
 
-    `private`: names or patterns of tensors that every owner has for itself ("head.*"; FedPer: Arivazhagan et al. 2019).
+    `weighting`: an expression (`pointers.lineage`, canonical bytes) whose value at an owner, one number, weighs it in
+    training instead of its rows; rounded to a whole one, at most `max_samples`. `private`: names or patterns of tensors that
+    every owner has for itself ("head.*"; FedPer: Arivazhagan et al. 2019).
     `fraction`: part of the owners that is drawn for each training round; `min_owners`: fewest whose sum is taken."""
 
     plan: Annotated[bytes, Meta(max_length=1 << 23)]
@@ -118,6 +120,7 @@ class TrainJob(_Value, frozen=True, tag=True):
     rounds: Annotated[int, Meta(ge=0, le=1 << 20)]
     local: LocalTraining = LocalTraining()
     strategy: Strategy = FedAvg()
+    weighting: Annotated[bytes, Meta(max_length=1 << 16)] = b""
     private: tuple[TensorName, ...] = ()
     fraction: Annotated[float, Meta(gt=0, le=1)] = 1.0
     min_owners: Annotated[int, Meta(ge=0, le=1 << 20)] = 0

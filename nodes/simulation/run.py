@@ -36,6 +36,7 @@ from smpc_fl.protocols.work import Work, participants, public_weight, work_of
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.pointers.pointer import PointerTensor
 
 LONGEST_ERROR = 4000
 """Characters of an error: with thousands of owners, the sentences of all of them would be a book."""
@@ -64,6 +65,7 @@ def simulate(
     rounds: int = 10,
     local: LocalTraining | None = None,
     strategy: Strategy | None = None,
+    weighting: PointerTensor | bytes | None = None,
     private: Sequence[str] = (),
     fraction: float = 1.0,
     min_owners: int = 0,
@@ -105,7 +107,7 @@ def simulate(
         raise CohortTooSmall(f"{len(read.names)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
     first = plan.initial
     job = training_job(
-        plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, private=private,
+        plan, inputs=inputs, targets=targets, rounds=rounds, local=local, strategy=strategy, weighting=weighting, private=private,
         fraction=fraction, min_owners=min_owners, evaluation=evaluation, stop=stop, clip=clip,
         max_samples=max_samples, tolerance=tolerance, ring_bits=ring_bits,
         update_bits=update_bits, compression=compression, seed=seed, privacy=privacy,

@@ -77,6 +77,15 @@ def check_aggregate(job: AggregateJob, cohort: Sequence[str], *, leaves: Mapping
     return expression
 
 
+def check_weighting(expression: Expression, leaves: Mapping[str, Spec]) -> None:
+    """Raises `ShapeMismatch` unless the value is one number, whatever the rows; and as `check_aggregate`."""
+    from smpc_fl.pointers.shapes import infer_expression
+
+    result = infer_expression(expression, leaves)
+    if result.rows is not None or math.prod(result.shape) != 1:
+        raise ShapeMismatch(f"{describe(expression)} is {result}, and a weight is one number: reduce first, as p.sum()")
+
+
 def counted_group(expression: Expression, leaves: Mapping[str, Spec]) -> int | str:
     """The rows that weigh an owner: a private group of tensors, or a published number; `BadInput` for none or several."""
     specs = [leaves[node.name] for node in expression.nodes if isinstance(node, Registered)]

@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from safetensors.numpy import load_file
 
 import smpc_fl as sf
-from smpc_fl.errors import BadInput, RunFailed, Unavailable
+from smpc_fl.errors import BadInput, IsolationRefused, RunFailed, ShapeMismatch, SmpcError, Unavailable
 from smpc_fl.learning.strategy import known
 from smpc_fl.nodes.cli.main import main
 from smpc_fl.nodes.extensions import load_extensions
@@ -149,3 +149,24 @@ def test_an_owner_takes_its_own_model_home(fed: sf.LocalFederation, tmp_path: Pa
     assert all(run.rounds for run in fed.status().runs)
     unknown = runner.invoke(main, ["models", "erase", ditto.id, *config])
     assert "0 runs begin with" in unknown.output
+
+
+def test_owners_may_be_weighed_by_what_they_compute(fed: sf.LocalFederation) -> None:
+    """An expression of public form; owners have to say yes to it themselves, and its value stays with them."""
+    x = fed["ann"].tensor("x")[:, 0]
+    short = options(sf.FedAvg(), 7) | {"rounds": 1}
+    rows = sf.simulate(plan(), DATA, **short, workers=1).wait()
+    counted = sf.simulate(plan(), DATA, weighting=((x * 0 + 1).sum()).expression, **short, workers=1).wait()
+    np.testing.assert_array_equal(counted.vector, rows.vector)
+    roots = sf.simulate(plan(), DATA, weighting=((x * 0 + 4).sum().sqrt()), **short, workers=1).wait()
+    sizes = np.array([len(tensors["x"]) for tensors in DATA.values()])
+    assert roots.rounds[0].total_weight == np.rint(np.sqrt(4 * sizes)).sum() / 64
+    assert not np.array_equal(roots.vector, rows.vector)
+    with pytest.raises(IsolationRefused, match="weighed by a computation"):
+        fed.train(plan(), weighting=x.sum(), **short).wait()
+    with pytest.raises(ShapeMismatch, match="a weight is one number"):
+        fed.train(plan(), weighting=x, **short).wait()
+    with pytest.raises(SmpcError, match=r"not in 1\.\.64"):
+        sf.simulate(plan(), DATA, weighting=(x * 0 - 1).sum(), **short, workers=1).wait()
+    with pytest.raises(BadInput, match='weights="rows"'):
+        fed.train(plan(), weighting=x.sum(), **(short | {"strategy": sf.FedAvg(weights="equal")}))
