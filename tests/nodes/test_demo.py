@@ -31,6 +31,7 @@ def result(*, secure: float = 0.9, worst: float = 1e-7) -> SplitResult:
     )
 
 
+@pytest.mark.slow  # tests/test_readme.py runs the demo's own command, which ends badly if its verdict is bad
 @pytest.mark.timeout(300)
 def test_four_hospitals_train(tmp_path: Path) -> None:
     shown = io.StringIO()
