@@ -23,7 +23,7 @@ from typing import Any, Literal, Protocol
 
 import numpy.typing as npt
 
-from smpc_fl.errors import BadInput, DatasetInvalid, JobNotApproved
+from smpc_fl.errors import BadInput, DatasetInvalid
 from smpc_fl.nodes.home.files import private_folder
 
 Array = npt.NDArray[Any]
@@ -143,25 +143,6 @@ class Ledger(Protocol):
 
     def changes(self) -> str:
         """A token that differs after any change, also by another process; compare it with the last one."""
-
-
-def require_approved(ledger: Ledger, digest: str) -> bytes:
-    """The approved bytes of a job, or `JobNotApproved` with a sentence that says what to do."""
-    request = ledger.request(digest)
-    short = digest[:16]
-    if request is None:
-        raise JobNotApproved(f"nobody submitted a job with digest {short}…: submit the job before its rounds begin")
-    if request.status == "rejected":
-        because = f" ({request.reason})" if request.reason else ""
-        raise JobNotApproved(
-            f"the owner rejected job {short}…{because}: talk to the owner, or submit another job",
-        )
-    if request.status != "approved":
-        raise JobNotApproved(
-            f"job {short}… is {request.status}, not approved: the owner approves it with "
-            f"`smpc-fl requests approve {short}`",
-        )
-    return ledger.payload(digest)
 
 
 def check_name(name: str) -> str:

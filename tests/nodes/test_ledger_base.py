@@ -7,10 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from smpc_fl.errors import BadInput, ConfigInvalid, DatasetInvalid, JobNotApproved, Unavailable
-from smpc_fl.nodes.ledger import base, syft
+from smpc_fl.errors import BadInput, ConfigInvalid, DatasetInvalid, Unavailable
+from smpc_fl.nodes.ledger import syft
 from smpc_fl.nodes.ledger.base import Array, TensorInfo, check_digest, check_parts, open_ledger, printable
-from smpc_fl.nodes.ledger.own import OwnLedger
 
 X = np.zeros((3, 2), np.float32)
 
@@ -75,21 +74,3 @@ def test_a_home_that_is_open_to_others_is_refused(tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
     with pytest.raises(ConfigInvalid, match="chmod 700"):
         open_ledger("own", tmp_path, "alice")
-
-
-def test_require_approved_says_what_to_do(tmp_path: Path) -> None:
-    ledger = OwnLedger(tmp_path / "ledger")
-    digest = "ab" * 32
-    with pytest.raises(JobNotApproved, match="nobody submitted"):
-        base.require_approved(ledger, digest)
-    ledger.submit(digest, "get", "rita", "mean(x)", b"bytes")
-    with pytest.raises(JobNotApproved, match="smpc-fl requests approve abababababababab"):
-        base.require_approved(ledger, digest)
-    ledger.decide(digest, False, "too small a cohort")
-    with pytest.raises(JobNotApproved, match=r"rejected .* \(too small a cohort\)"):
-        base.require_approved(ledger, digest)
-    ledger.decide(digest, True)
-    assert base.require_approved(ledger, digest) == b"bytes"
-    assert ledger.consume(digest)
-    with pytest.raises(JobNotApproved, match="is used"):
-        base.require_approved(ledger, digest)
