@@ -33,7 +33,7 @@ from smpc_fl.nodes.owner_commands import Commands
 from smpc_fl.nodes.owner_consent import Consent
 from smpc_fl.nodes.owner_contributions import Contributions, Key
 from smpc_fl.nodes.owner_data import Holdings, tensors_of
-from smpc_fl.nodes.rounds import RoundShell
+from smpc_fl.nodes.rounds import RoundShell, insist
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import Computed, ComputeFailed, PeerUp, Received, Send
@@ -182,13 +182,19 @@ class Owner(Node):
             if getattr(event.message, "manifest_hash", machine.manifest_hash) != machine.manifest_hash:
                 continue
             before = machine.state
-            if isinstance(event.message, RoundClosed) and event.message.released and before is State.DONE:
-                run, round_number = machine.key  # the report was complete everywhere, so it is in the sum
-                await asyncio.to_thread(self._kept(run).commit, round_number)
+            match event.message:
+                # A report that was complete everywhere is in the sum, whoever says what.
+                case RoundClosed(released=True, included=included) if included or before is State.DONE:
+                    await self._keep(*machine.key)
             await shell.feed(event)
             if before is not State.DONE and machine.state is State.DONE:
                 run, round_number = machine.key
                 log.info("reported", run=run.hex(), round=round_number, bytes=machine.uploaded)
+
+    async def _keep(self, run: bytes, round_number: int) -> None:
+        """The round counts, with this owner in it."""
+        kept = self._kept(run)
+        await insist(lambda: asyncio.to_thread(kept.commit, round_number), run=run.hex())
 
     # --- jobs ---
 

@@ -148,7 +148,7 @@ class Run:
         self._answers: dict[str, JobAnswer] = {}
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
-        self._closed: list[tuple[bytes, bool]] = []  # the last manifests (their hashes), and whether they were released
+        self._closed: list[tuple[bytes, dict[str, RoundClosed]]] = []  # the last manifests that were released, by hash
         self._values = Values(node.home / "values" / self.id.hex())
         self._newest: Buffer | None = None  # in memory while the run goes on
 
@@ -255,10 +255,10 @@ class Run:
             if self.state == "waiting":
                 self._answers.pop(peer, None)
             await self.node.tell(peer, JobOffer(self.id, self.book.start))
-        for manifest_hash, released in self._closed:
-            if released and peer in self.cohort:
-                await self.node.tell(peer, RoundClosed(manifest_hash, released))
-            elif released and peer in self._aggregators():
+        for manifest_hash, said in self._closed:
+            if peer in said:
+                await self.node.tell(peer, said[peer])
+            elif peer in self._aggregators():
                 await self.node.tell(peer, ReleaseReceipt(manifest_hash))
         if self._shell is not None:
             await self._shell.feed(PeerUp(peer))
@@ -327,7 +327,7 @@ class Run:
             assert isinstance(machine, CoordinatorRound)
             if machine.manifest_hash == manifest_hash:
                 return True
-        return (manifest_hash, True) in self._closed
+        return any(hash_ == manifest_hash for hash_, _ in self._closed)
 
     async def newest(self) -> Buffer:
         """The newest model (float32), or the aggregate (float64). Raises `Unavailable`."""
@@ -501,10 +501,10 @@ class Run:
             attempt = await self._attempt(round_number)
             outcome = await self._run_attempt(work, attempt, model)
             if isinstance(outcome, Released):
-                await self._close(True)
+                await self._close()
                 return work, outcome, attempt.attempt + 1
             if not outcome.aborts or attempt.attempt + 1 >= self.policy.attempts or isinstance(outcome.error, HOPELESS):
-                await self._close(False)
+                await self._close()
                 raise outcome.error
             log.warning("attempt given up", run=self.id.hex(), round=round_number, error=outcome.error.code)
             await self._note(Attempt(
@@ -572,15 +572,17 @@ class Run:
             shell.close()
         return outcome
 
-    async def _close(self, released: bool) -> None:
+    async def _close(self) -> None:
         """Owners may erase their upload; aggregators that were away get their receipt when they are back."""
         shell, self._shell = self._shell, None
         if shell is None:
             return
         machine = shell.machine
         assert isinstance(machine, CoordinatorRound)
-        for owner in machine.plan.cohort:
-            await self.node.tell(owner, RoundClosed(machine.manifest_hash or bytes(32), released))
+        said = {owner: machine.closed(owner) for owner in machine.plan.cohort}
+        for owner, closed in said.items():
+            await self.node.tell(owner, closed)
         # Not the shell: a model and a total would stay in memory with it.
         shell.close()
-        self._closed = [*self._closed, (machine.manifest_hash, released)][-TOLD_AGAIN:]
+        if any(closed.released for closed in said.values()):
+            self._closed = [*self._closed, (machine.manifest_hash, said)][-TOLD_AGAIN:]

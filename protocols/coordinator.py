@@ -273,8 +273,15 @@ class CoordinatorRound:
             elif self.state is State.COLLECTING and peer in self.plan.cohort and not self._settled(peer):
                 commands.append(self._offer(peer))
             elif self.state is State.DONE and peer in self.plan.cohort:
-                commands.append(Send(peer, self.party.sign(RoundClosed(self.manifest_hash, True))))
+                commands.append(Send(peer, self.party.sign(self.closed(peer))))
         return commands
+
+    def closed(self, owner: str) -> RoundClosed:
+        """What an owner is told when the round is over."""
+        released = self.state is State.DONE
+        return RoundClosed(
+            self.manifest_hash or bytes(32), released, released and any(entry.owner == owner for entry in self._agreed)
+        )
 
     def _to_aggregator(self) -> list[Message]:
         plan = self.plan

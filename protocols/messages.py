@@ -165,10 +165,12 @@ class RoundOffer(Message, frozen=True):
 
 
 class RoundClosed(Message, frozen=True):
-    """To an owner: the round is over, its durable upload may go. `released` tells a release from an abort."""
+    """To an owner: the round is over, its durable upload may go. `released` tells a release from an abort; `included`: this
+    owner is in the sum, also where it has not heard that its report was complete."""
 
     manifest_hash: Hash
     released: bool
+    included: bool = False
 
 
 # --- round: reports -----------------------------------------------------------------------------------------------

@@ -82,6 +82,15 @@ def test_a_peer_that_is_back_is_told_what_it_may_have_missed(state: State) -> No
     assert rig.coordinator.receive(PeerUp("rita"), rig.now) == []
 
 
+def test_an_owner_hears_whether_it_is_in_the_sum() -> None:
+    rig = at(State.DONE)
+    hash_ = rig.coordinator.manifest_hash
+    assert rig.coordinator.closed("alice") == RoundClosed(hash_, released=True, included=True)
+    assert rig.coordinator.closed("nobody") == RoundClosed(hash_, released=True, included=False)
+    assert at(State.RELEASING).coordinator.closed("alice").included is False
+    assert at(State.PREPARING).coordinator.closed("alice") == RoundClosed(bytes(32), released=False)
+
+
 def test_an_owner_that_has_settled_is_not_asked_again() -> None:
     rig = at(State.COLLECTING)
     hash_ = rig.coordinator.manifest_hash
