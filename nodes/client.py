@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     import torch
 
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.pointers.pointer import PointerTensor
 
 
@@ -159,10 +160,10 @@ class Federation:
 
     def train(
         self,
-        plan: Plan,
+        plan: Plan | UpdatePlan,
         *,
-        inputs: str,
-        targets: str,
+        inputs: str | None = None,
+        targets: str | None = None,
         rounds: int = 10,
         local: LocalTraining | None = None,
         strategy: Strategy | None = None,
@@ -184,7 +185,8 @@ class Federation:
     ) -> Run:
         """Train `plan` over all owners (or `owners`), and give an iterator of its rounds.
 
-        `inputs`, `targets`: names of the owners' tensors. `weighting`: a pointer of one
+        `inputs`, `targets`: names of the owners' tensors, "x" and "y" if nothing is said; an `UpdatePlan` names its own, and
+        takes neither `local` nor `evaluation`. `weighting`: a pointer of one
         number, such as `fed[o].tensor("x")[:, 0].sum()`: every owner computes it on its own tensors, and is weighed by it in
         training instead of by its rows. `private`: names or patterns of the model's tensors that every
         owner has for itself ("head.*"). `fraction`: part of the owners that is drawn for each training round; `min_owners`:
@@ -206,7 +208,7 @@ class Federation:
         )  # fmt: skip
         return Run(Following(self._channel, job, cohort, first.tobytes(), self._waits), plan, first, job)
 
-    def resume(self, run: str, plan: Plan) -> Run:
+    def resume(self, run: str, plan: Plan | UpdatePlan) -> Run:
         """Go on with a run of training that was stopped (`Run.cancel`), from the coordinator's disk, with the same result as
         if it had not been; and hear of any run of yours, from its first round on, that another session began.
 

@@ -28,6 +28,7 @@ from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.nodes.owner_budget import Budget, price
 from smpc_fl.nodes.owner_data import Holdings
+from smpc_fl.plans.update_document import update_of
 from smpc_fl.pointers.lineage import decode_expression, describe
 from smpc_fl.pointers.policy import check_history, weighting
 from smpc_fl.protocols.codec import decode, encode
@@ -221,14 +222,19 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
     """What the owner reads before deciding."""
     lines = [f"WARNING: {warning}."] if warning else []
     if isinstance(job, TrainJob):
-        strategy = type(job.strategy).__name__
+        strategy, local, update = type(job.strategy).__name__, job.local, update_of(job.plan)
+        what = f"Train a model on {job.inputs} and {job.targets}"
+        how = f"Local: {local.epochs} epochs of {local.optimizer}, batches of {local.batch_size}, lr {local.lr:g}."
+        if update is not None:
+            what = f"Run this owner's own update function {update.update!r} on {', '.join(update.tensors)}"
+            options = ", ".join(f"{name} = {value!r}" for name, value in sorted(update.options.items()))
+            how = f"Its options: {options or 'none'}. Its code is this node's (extensions); the job carries none."
         weighed = describe(decode_expression(job.weighting)) if job.weighting else job.strategy.weights
         lines += [
-            f"Train a model on {job.inputs} and {job.targets} by {strategy}, at most {job.rounds} rounds, "
+            f"{what} by {strategy}, at most {job.rounds} rounds, "
             f"with {len(start.cohort)} owners ({', '.join(sorted(start.cohort))}).",
             "A yes holds for these owners or fewer of them (at least k_min), as often as this very job is run.",
-            f"Local: {job.local.epochs} epochs of {job.local.optimizer}, batches of {job.local.batch_size}, "
-            f"lr {job.local.lr:g}. Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
+            f"{how} Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
             f"weights: {weighed}. Noise for differential privacy: {price(job)}.",
             *([f"Stays here: your own {', '.join(job.private)}."] if job.private else []),
             f"Leaves: the sum over at least k_min owners of the weighed update ({len(job.plan)} bytes of plan).",

@@ -17,18 +17,21 @@ import numpy.typing as npt
 from smpc_fl.errors import DatasetInvalid, InternalError, ShapeMismatch, Unavailable, WeightOutOfRange
 from smpc_fl.hashing import Buffer, digest
 from smpc_fl.jobs import AggregateJob, Job, TrainJob
+from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.names import RESIDUAL
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.update import SecureVector, assemble, denominator
+from smpc_fl.learning.update_functions import function_of, run_update
 from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
+from smpc_fl.plans.update_document import update_of
 from smpc_fl.pointers.lineage import decode_expression, names
-from smpc_fl.protocols.work import Purpose, compressor_of, weight_of, work_of
+from smpc_fl.protocols.work import Purpose, compressor_of, number_of, weight_of, work_of
 
 if TYPE_CHECKING:
     import torch
 
-    from smpc_fl.learning.training import LocalResult
+    from smpc_fl.learning.local_result import LocalResult
     from smpc_fl.nodes.registered import Holding
     from smpc_fl.plans.plan import Plan
     from smpc_fl.pointers.shapes import Spec
@@ -122,11 +125,18 @@ class Holdings:
 
     def check_training(self, job: TrainJob) -> None:
         """The plan is one that this node runs, and the tensors that it names are here. Raises `PlanRejected`, …"""
-        plan = _read_plan(job.plan)
-        job.strategy.check(job.local)
-        shared_of(plan.data, job.strategy, job.private)
-        held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation and job.evaluation.inputs else []
-        for name in [job.inputs, job.targets, *held_out]:
+        update = update_of(job.plan)
+        if update is not None:
+            function_of(update)
+        else:
+            _read_plan(job.plan)
+            job.strategy.check(job.local)
+        shared_of(job.plan, job.strategy, job.private)
+        held_out: list[str] = []
+        if job.evaluation is not None:
+            evaluation_layout(job)
+            held_out = [job.evaluation.inputs, job.evaluation.targets] if job.evaluation.inputs else []
+        for name in sorted({*tensors_of(job, "train"), *held_out}):
             self.place(name)
         if job.weighting:
             from smpc_fl.pointers.policy import check_weighting
@@ -207,6 +217,17 @@ class Holdings:
     def _train(
         self, job: TrainJob, round_number: int, model: npt.NDArray[np.float32], owner: str, kept: Kept | None
     ) -> LocalResult:
+        update = update_of(job.plan)
+        if update is not None:
+            arrays = {name: self.array(name) for name in update.tensors}
+            return run_update(
+                update,
+                model,
+                arrays,
+                seed=job.seed,
+                owner=owner,
+                number=number_of(round_number),
+            )
         from smpc_fl.learning.training import train_locally
 
         x, y = self._training_rows(job, owner)
@@ -296,7 +317,9 @@ def tensors_of(job: Job, purpose: Purpose) -> Iterable[str]:
     if purpose == "evaluate" and job.evaluation is not None and job.evaluation.inputs:
         return {job.evaluation.inputs, job.evaluation.targets}
     weighs = names(decode_expression(job.weighting)) if job.weighting and purpose == "train" else ()
-    return {job.inputs, job.targets, *weighs}
+    update = update_of(job.plan)
+    reads = [job.inputs, job.targets] if update is None else update.tensors
+    return {*reads, *weighs}
 
 
 @lru_cache(maxsize=4)

@@ -20,13 +20,14 @@ from smpc_fl.plans.layout import Vector
 if TYPE_CHECKING:
     from smpc_fl.nodes.training_run import Round
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
 
 MODELS, HISTORIES = (".safetensors", ".pt2"), (".jsonl", ".parquet")
 _EXAMPLE = 2
 """Rows of the example that a graph is exported with; their number stays free."""
 
 
-def save_model(path: str | os.PathLike[str], plan: Plan, model: Vector) -> None:
+def save_model(path: str | os.PathLike[str], plan: Plan | UpdatePlan, model: Vector) -> None:
     """The model float32[d] into `path`, .safetensors or .pt2. Raises `BadInput` for another suffix."""
     path = _suffixed(path, MODELS, "a model")
     if path.suffix == ".safetensors":
@@ -37,7 +38,10 @@ def save_model(path: str | os.PathLike[str], plan: Plan, model: Vector) -> None:
     import torch
 
     from smpc_fl.plans.operators import DTYPES
+    from smpc_fl.plans.plan import Plan
 
+    if not isinstance(plan, Plan):
+        raise BadInput(f"{path}: an update function has no graph that a .pt2 file could hold: use .safetensors")
     about = plan.document.inputs
     example = torch.zeros(_EXAMPLE, *about.shape, dtype=DTYPES[about.dtype])
     shapes = ({0: torch.export.Dim("rows")},)

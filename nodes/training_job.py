@@ -12,21 +12,24 @@ from smpc_fl.errors import BadInput
 from smpc_fl.hashing import digest
 from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RingBits, Stop, TrainJob, UpdateBits
 from smpc_fl.learning.compression import Compression
+from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.strategy import Strategy, decode
+from smpc_fl.plans.update_document import update_of
 from smpc_fl.protocols.work import compressor_of, releases
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.pointers.pointer import PointerTensor
 
 
 def training_job(
-    plan: Plan,
+    plan: Plan | UpdatePlan,
     *,
-    inputs: str,
-    targets: str,
+    inputs: str | None,
+    targets: str | None,
     rounds: int,
     local: LocalTraining | None,
     strategy: Strategy | None,
@@ -45,7 +48,14 @@ def training_job(
     seed: int | None,
     privacy: Privacy | None = None,
 ) -> TrainJob:
-    """The job of `Federation.train` and of `simulate`. Raises `BadInput`."""
+    """The job of `Federation.train` and of `simulate`; a plan with a graph reads "x" and "y" where nothing else is said.
+    Raises `BadInput`."""
+    if update_of(plan.data) is None:
+        inputs, targets = "x" if inputs is None else inputs, "y" if targets is None else targets
+    elif inputs is not None or targets is not None or local is not None:
+        raise BadInput(
+            "inputs=, targets= and local= go with networks: an update function reads UpdatePlan(tensors=[…], options={…})"
+        )
     _check_bits(ring_bits, update_bits)
     strategy, local = strategy or FedAvg(), local or LocalTraining()
     strategy.check(local)
@@ -54,8 +64,8 @@ def training_job(
         raise BadInput("FedSGD takes no step at an owner, so private tensors would never be trained: use FedAvg")
     job = _checked(TrainJob(
         plan=plan.to_bytes(),
-        inputs=inputs,
-        targets=targets,
+        inputs=inputs or "",
+        targets=targets or "",
         rounds=rounds,
         local=local,
         strategy=strategy,
@@ -73,6 +83,8 @@ def training_job(
         compression=compression,
         seed=run_seed(seed),
     ))  # fmt: skip
+    if evaluation is not None:
+        evaluation_layout(job)
     if compression is not None:
         compressor_of(job, 0)
     if privacy is None:

@@ -33,6 +33,7 @@ if TYPE_CHECKING:
 
     from smpc_fl.nodes.channel import Channel
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.privacy.accounting import Spent
 
 LOST = "Lost"
@@ -190,7 +191,9 @@ class Resumed(Following):
 class Run:
     """Training under way: iterate for its rounds. `model` is the newest global model."""
 
-    def __init__(self, feed: Feed, plan: Plan, first: npt.NDArray[np.float32], job: TrainJob | None = None) -> None:
+    def __init__(
+        self, feed: Feed, plan: Plan | UpdatePlan, first: npt.NDArray[np.float32], job: TrainJob | None = None
+    ) -> None:
         """`job`: None where only the coordinator knows it."""
         self._feed, self._job = feed, job
         self._plan = plan
@@ -276,8 +279,13 @@ class Run:
         return max(having, key=lambda round_: sign * round_.metrics[metric])
 
     @property
+    def tensors(self) -> dict[str, npt.NDArray[np.float32]]:
+        """The tensors of `vector` by the plan's names: float32 copies."""
+        return self._plan.layout.unflatten(self.vector)
+
+    @property
     def model(self) -> torch.nn.Module:
-        """A copy of the plan's module with the weights of `vector`."""
+        """A copy of the plan's module with the weights of `vector`. Raises `BadInput` for an update function: `tensors`."""
         return self._plan.module_with(self.vector)
 
     def save_model(self, path: str | os.PathLike[str]) -> None:

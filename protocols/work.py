@@ -22,7 +22,7 @@ from smpc_fl.learning.compression import Compressor, weight_in_units
 from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
-from smpc_fl.learning.update import TRAIN_METRICS, VectorLayout, denominator, row_weight
+from smpc_fl.learning.update import VectorLayout, denominator, row_weight
 from smpc_fl.privacy.mechanism import Mechanism, tail_of
 from smpc_fl.protocols.manifest import Expected, Numbers, choose_numbers
 
@@ -40,6 +40,11 @@ def train_round(number: int) -> int:
 def evaluation_round(number: int) -> int:
     """The protocol round of the evaluation after training round `number`."""
     return 2 * (number - 1) + 1
+
+
+def number_of(round_number: int) -> int:
+    """The training round (from 1) that a protocol round belongs to."""
+    return round_number // 2 + 1
 
 
 def purpose_of(job: Job, round_number: int) -> Purpose:
@@ -141,7 +146,7 @@ def _work_of(job: Job, purpose: Purpose) -> Work:
             layout = VectorLayout(compressor_of(job, 0).length)
             units = min(rows, 1 << (job.compression.bits - 1))  # weights are whole ones
             return Work(purpose, subject, layout, 1.0, units, "saturate", ROUGH, "fit", job.compression.bits)
-        layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), TRAIN_METRICS)
+        layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), shared.metrics)
         return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job).length)

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         SmpcError,
         Unavailable,
     )
+    from smpc_fl.frameworks.keras_models import load_keras
     from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, Stop
     from smpc_fl.learning import partition
     from smpc_fl.learning.compression import Compression
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
         Scaffold,
     )
     from smpc_fl.learning.strategy import register as register_strategy
+    from smpc_fl.learning.update_functions import register_update
     from smpc_fl.nodes.client import Federation, connect
     from smpc_fl.nodes.local import LocalFederation
     from smpc_fl.nodes.plots import plot_partition
@@ -49,6 +51,7 @@ if TYPE_CHECKING:
     from smpc_fl.nodes.statistic_plots import plot_statistic
     from smpc_fl.nodes.training_run import Round, Run
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.pointers.aggregates import OwnersMissingWarning, SaturatedWarning, secure_mean, secure_sum
     from smpc_fl.pointers.pointer import PointerTensor
 
@@ -87,11 +90,14 @@ _WHERE = {
     "SmpcError": "errors",
     "Stop": "jobs",
     "Unavailable": "errors",
+    "UpdatePlan": "plans.update_plan",
     "connect": "nodes.client",
+    "load_keras": "frameworks.keras_models",
     "partition": "learning.partition",
     "plot_partition": "nodes.plots",
     "plot_statistic": "nodes.statistic_plots",
     "register_strategy": "learning.strategy",
+    "register_update": "learning.update_functions",
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
     "simulate": "nodes.simulation.run",
@@ -138,11 +144,14 @@ __all__ = [
     "SmpcError",
     "Stop",
     "Unavailable",
+    "UpdatePlan",
     "connect",
+    "load_keras",
     "partition",
     "plot_partition",
     "plot_statistic",
     "register_strategy",
+    "register_update",
     "secure_mean",
     "secure_sum",
     "simulate",

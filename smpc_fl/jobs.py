@@ -100,7 +100,8 @@ def _check_noise(privacy: Privacy | None) -> None:
 
 
 class TrainJob(_Value, frozen=True, tag=True):
-    """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`.
+    """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`; both are empty, and `local` counts
+    for nothing, where the plan names an update function and the tensors that it reads (`plans.update_document`).
 
     `clip`: largest L2 norm of an update (float32[d]); `max_samples`: public cap on an owner's rows, the weight is
     rows / max_samples; `tolerance`: largest decoding error of a mean that is accepted; `ring_bits`: None for 32, or 64
@@ -115,8 +116,8 @@ class TrainJob(_Value, frozen=True, tag=True):
     `fraction`: part of the owners that is drawn for each training round; `min_owners`: fewest whose sum is taken."""
 
     plan: Annotated[bytes, Meta(max_length=1 << 23)]
-    inputs: TensorName
-    targets: TensorName
+    inputs: Annotated[str, Meta(max_length=256)]
+    targets: Annotated[str, Meta(max_length=256)]
     rounds: Annotated[int, Meta(ge=0, le=1 << 20)]
     local: LocalTraining = LocalTraining()
     strategy: Strategy = FedAvg()

@@ -36,6 +36,7 @@ from smpc_fl.protocols.work import Work, participants, public_weight, work_of
 
 if TYPE_CHECKING:
     from smpc_fl.plans.plan import Plan
+    from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.pointers.pointer import PointerTensor
 
 LONGEST_ERROR = 4000
@@ -57,11 +58,11 @@ class Progress:
 
 
 def simulate(
-    plan: Plan,
+    plan: Plan | UpdatePlan,
     owners: Mapping[str, Tensors] | tuple[int, Make],
     *,
-    inputs: str = "x",
-    targets: str = "y",
+    inputs: str | None = None,
+    targets: str | None = None,
     rounds: int = 10,
     local: LocalTraining | None = None,
     strategy: Strategy | None = None,

@@ -20,10 +20,11 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from smpc_fl.errors import ShapeMismatch
+from smpc_fl.errors import BadInput, ShapeMismatch
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.update import METRIC_BOUND
 from smpc_fl.plans.document import PlanDocument, decode_document
+from smpc_fl.plans.update_document import update_of
 
 Floats = npt.NDArray[np.float64]
 
@@ -60,8 +61,14 @@ def layout_for(document: PlanDocument, bins: int, personal: bool = False) -> Eva
 
 
 def evaluation_layout(job: TrainJob) -> EvaluationLayout:
-    """The slots of a job's evaluation. Raises `PlanRejected` unless its plan decodes."""
+    """The slots of a job's evaluation. Raises `PlanRejected` unless its plan decodes, `BadInput` where it has no graph."""
     assert job.evaluation is not None
+    update = update_of(job.plan)
+    if update is not None:
+        raise BadInput(
+            f"the update function {update.update!r} brings no graph that could be evaluated: leave evaluation= out, and let the "
+            "function return metrics (UpdatePlan(metrics=[…]))"
+        )
     personal = job.strategy.PERSONAL or job.evaluation.finetune is not None
     return layout_for(decode_document(job.plan), job.evaluation.bins, personal)
 

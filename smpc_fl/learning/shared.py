@@ -16,8 +16,10 @@ import numpy as np
 
 from smpc_fl.errors import BadInput
 from smpc_fl.learning.strategy import Strategy
+from smpc_fl.learning.update import TRAIN_METRICS
 from smpc_fl.plans.document import PlanDocument, decode_document
 from smpc_fl.plans.layout import Layout, Vector
+from smpc_fl.plans.update_document import UpdateDocument, update_of
 
 NORMALISATION = ("aten.batch_norm.default", "aten.layer_norm.default", "aten.group_norm.default")
 _STATISTICS = {"aten.batch_norm.default": (3, 4)}
@@ -31,6 +33,8 @@ class Shared:
     model: Layout
     layout: Layout
     private: frozenset[str]
+    metrics: tuple[str, ...] = TRAIN_METRICS
+    """What owners tell beside the update."""
 
     @property
     def size(self) -> int:
@@ -86,6 +90,11 @@ def shared_of(plan: bytes, strategy: Strategy, private: Sequence[str] = ()) -> S
     """What of an encoded plan travels. `private`: names or patterns ("head.*") besides what the strategy keeps at home.
 
     Raises `PlanRejected`; `BadInput` for a pattern that nothing matches, and where nothing would travel."""
+    update = update_of(plan)
+    if update is not None:
+        _check_plain(update, strategy, private)
+        layout = Layout(tuple(update.layout))
+        return Shared(layout, layout, frozenset(), tuple(update.metrics))
     document = decode_document(plan)
     home = strategy.stays(document) | _matching(document, private)
     changed = {part.name for part in document.layout if part.kind == "parameter"} | _statistics(document)
@@ -95,6 +104,20 @@ def shared_of(plan: bytes, strategy: Strategy, private: Sequence[str] = ()) -> S
             "no tensor of the model would travel: leave some out of `private`, or train without a federation"
         )
     return Shared(Layout(tuple(document.layout)), Layout(travel), home)
+
+
+def _check_plain(update: UpdateDocument, strategy: Strategy, private: Sequence[str]) -> None:
+    """Raises `BadInput` where more is wanted of owners than the change that an update function gives."""
+    from smpc_fl.learning.strategies import FedAvg
+
+    kind, plain = type(strategy), (FedAvg.local, FedAvg.stays, FedAvg.parts)
+    if (kind.local, kind.stays, kind.parts) != plain:
+        raise BadInput(
+            f"{kind.__name__} says how owners train, and the update function {update.update!r} says that itself: use FedAvg, "
+            "FedAvgM, FedAdagrad, FedAdam or FedYogi, and write the rest into the function"
+        )
+    if private:
+        raise BadInput(f"private={tuple(private)}: the update function {update.update!r} keeps nothing: leave it out")
 
 
 def _matching(document: PlanDocument, patterns: Sequence[str]) -> frozenset[str]:

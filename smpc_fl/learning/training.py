@@ -6,13 +6,13 @@ Batch norm's running statistics travel as what changed in them, because the serv
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 import numpy as np
 
 from smpc_fl.errors import BadInput, NotFinite
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.local import Local
+from smpc_fl.learning.local_result import LocalResult
 from smpc_fl.learning.names import OWN
 from smpc_fl.learning.rows import prepare
 from smpc_fl.learning.server import shown_of
@@ -20,17 +20,6 @@ from smpc_fl.learning.shared import Shared, shared_of
 from smpc_fl.plans.layout import Vector
 from smpc_fl.plans.plan import Plan
 from smpc_fl.plans.tensors import Data
-
-
-@dataclass(frozen=True, eq=False)
-class LocalResult:
-    """`delta` float32[p], the parts one behind the other; the number of rows behind it; {"loss": mean training loss}; and
-    what the owner keeps for the next round. All of it is private."""
-
-    delta: Vector = field(repr=False)
-    rows: int = field(repr=False)
-    metrics: dict[str, float] = field(repr=False)
-    keep: dict[str, Vector] = field(repr=False, default_factory=dict)
 
 
 def train_locally(

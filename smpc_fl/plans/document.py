@@ -18,6 +18,7 @@ plan, and anything over the caps below are refused. What the words mean is check
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from math import prod
 from typing import Annotated, Literal
 
@@ -124,13 +125,20 @@ def decode_document(data: bytes) -> PlanDocument:
     if _encoder.encode(document) != data:
         raise PlanRejected("a plan is not in its one canonical spelling; make plans with Plan.from_module")
     _check_spelling(document)
-    names = [part.name for part in document.layout]
+    check_layout(document.layout)
+    return document
+
+
+def check_layout(layout: Sequence[Part]) -> None:
+    """Raises `PlanRejected` unless every tensor has one name, spelled as names are, and the model a size within the caps."""
+    names = [part.name for part in layout]
+    for name in names:
+        _spelled(name, _PART)
     if len(set(names)) != len(names):
         raise PlanRejected("a plan's layout names a tensor twice")
-    size = sum(part.size for part in document.layout)
+    size = sum(part.size for part in layout)
     if not 1 <= size <= MAX_SIZE:
         raise PlanRejected(f"a model has 1 to {MAX_SIZE} elements, not {size}")
-    return document
 
 
 # Patterns are matched here and not by msgspec, whose decoders crash at the end of the process when one stands in a union
@@ -142,8 +150,6 @@ _WORD = re.compile(r"[%@$:=][A-Za-z0-9_.\-]+")
 
 
 def _check_spelling(document: PlanDocument) -> None:
-    for part in document.layout:
-        _spelled(part.name, _PART)
     for graph in (document.train, document.evaluate):
         for node in graph.nodes:
             _spelled(node.name, _NODE)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -31,6 +31,12 @@ _PREFIX = "net."
 _DROPPED = {"aten._assert_tensor_metadata.default"}
 _DEFAULTS = {"device", "layout", "pin_memory", "memory_format"}
 """Arguments about where numbers lie; they change none."""
+_SPELLED = {f"aten.{long}.Tensor": f"aten.{short}.Tensor" for long, short in
+            (("subtract", "sub"), ("multiply", "mul"), ("divide", "div"))}  # fmt: skip
+"""Other names of one operator."""
+_LIFTED = {"aten.lift_fresh_copy.default", "aten.detach_.default"}
+"""What torch.tensor(0.5) leaves in a graph."""
+_TO = {"aten.to.dtype", "aten.to.dtype_layout"}
 
 _FRESH = {
     f"aten.{name}"
@@ -46,13 +52,18 @@ _FRESH = {
 _INTEGERS = {function: name for name, function in operators.INTEGER_OPERATORS.items()}
 
 
+Penalty = Callable[[nn.Module], torch.Tensor]
+"""What is added to a network's loss in training, of its weights: one number."""
+
+
 class _WithLoss(nn.Module):
     """(x, y) -> (loss, prediction). One score a row may stand as [rows, 1] against targets [rows]."""
 
-    def __init__(self, net: nn.Module, loss: Loss) -> None:
+    def __init__(self, net: nn.Module, loss: Loss, penalty: Penalty | None) -> None:
         super().__init__()
         self.net = net
         self.loss = loss
+        self.penalty = penalty
 
     def forward(self, x: torch.Tensor, y: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         prediction = self.net(x)
@@ -60,7 +71,8 @@ class _WithLoss(nn.Module):
             raise PlanRejected("the network returns something other than one tensor: return the prediction alone")
         if self.loss != "cross_entropy" and prediction.dim() == y.dim() + 1 and prediction.shape[-1] == 1:
             prediction = prediction.squeeze(-1)
-        return _LOSSES[self.loss](prediction, y), prediction
+        loss: torch.Tensor = _LOSSES[self.loss](prediction, y)
+        return loss if self.penalty is None else loss + self.penalty(self.net), prediction
 
 
 def layout_parts(net: nn.Module) -> list[Part]:
@@ -88,12 +100,12 @@ def _check_float(name: str, tensor: torch.Tensor) -> None:
 
 
 def export_graph(
-    net: nn.Module, loss: Loss, x: torch.Tensor, y: torch.Tensor, *, training: bool
+    net: nn.Module, loss: Loss, x: torch.Tensor, y: torch.Tensor, *, training: bool, penalty: Penalty | None = None
 ) -> tuple[Graph, list[int]]:
     """The graph of `net` (left as it is) and its loss, and the shape of one row of its prediction.
 
     Raises `PlanRejected` where torch.export cannot follow, or where an operator is not allow-listed."""
-    module = _WithLoss(copy.deepcopy(net), loss).train(training)
+    module = _WithLoss(copy.deepcopy(net), loss, penalty).train(training)
     batch = torch.export.Dim("batch", min=2)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # torch warns of its own deprecations while it exports
@@ -123,8 +135,8 @@ class _Translation:
 
     def __init__(self, program: torch.export.ExportedProgram, net: nn.Module) -> None:
         self.program = program
-        self.words: dict[str, str] = {}
-        """What each node of torch's graph is called in ours."""
+        self.words: dict[str, Atom] = {}
+        """What each node of torch's graph is called in ours; a constant of one number is that number."""
         self.local: set[str] = set()
         """Placeholders of whole-number buffers."""
         self.fresh: set[str] = set()
@@ -155,7 +167,7 @@ class _Translation:
         row = list(prediction.meta["val"].shape[1:])
         if not all(isinstance(size, int) for size in row):
             raise PlanRejected("the prediction has the number of rows in another dimension than its first")
-        return Graph(self.nodes, self._word(loss, "the output"), self._word(prediction, "the output")), row
+        return Graph(self.nodes, self._result(loss), self._result(prediction)), row
 
     def _placeholders(self) -> None:
         signature = self.program.graph_signature
@@ -167,12 +179,25 @@ class _Translation:
             else:
                 self.local.add(placeholder)
         self.words |= zip(signature.user_inputs, ("$x", "$y"), strict=True)
+        for placeholder, target in signature.inputs_to_lifted_tensor_constants.items():
+            constant = self.program.constants[target]
+            if constant.dim() == 0:
+                self.words[placeholder] = constant.item()
 
     def _call(self, node: fx.Node) -> None:
         name = _INTEGERS.get(node.target) or str(node.target)  # type: ignore[arg-type]
+        name, args, kwargs = _SPELLED.get(name, name), list(node.args), dict(node.kwargs)
         target = node.args[0] if node.args else None
         if name in _DROPPED or (isinstance(target, fx.Node) and target.name in self.local and not node.users):
             return  # a counter of batches counts at its owner
+        if isinstance(target, fx.Node) and self._unchanged(name, node, target):
+            if target.name in self.local:
+                self.local.add(node.name)
+            else:
+                self.words[node.name] = self._word(target, node.name)
+            return
+        if name in _TO and "dtype" in kwargs:
+            name, args, kwargs = "aten.to.dtype", [target, kwargs["dtype"]], {}
         if isinstance(target, fx.Node) and _in_place(name):
             name = self._plain(name, node, target)
             self.fresh.add(node.name)
@@ -180,9 +205,15 @@ class _Translation:
             self.refused.setdefault(name, node.name)
         if name in _FRESH:
             self.fresh.add(node.name)
-        kwargs = {key: self._argument(value, node) for key, value in node.kwargs.items() if key not in _DEFAULTS}
-        self.nodes.append(Node(node.name, name, [self._argument(value, node) for value in node.args], kwargs))
+        named = {key: self._argument(value, node) for key, value in kwargs.items() if key not in _DEFAULTS}
+        self.nodes.append(Node(node.name, name, [self._argument(value, node) for value in args], named))
         self.words[node.name] = "%" + node.name
+
+    def _unchanged(self, name: str, node: fx.Node, target: fx.Node) -> bool:
+        """Is the node the very tensor that it is given, or the same plain number?"""
+        if not isinstance(self.words.get(target.name, ""), str):
+            return name in _LIFTED | _TO
+        return name in _TO and node.meta["val"].dtype == target.meta["val"].dtype
 
     def _plain(self, name: str, node: fx.Node, target: fx.Node) -> str:
         """The operator that makes a new tensor instead: the same, if nobody else sees the changed one."""
@@ -212,7 +243,13 @@ class _Translation:
             return value
         raise PlanRejected(f"node {node.name!r} ({node.target}) uses an argument of type {type(value).__name__}")
 
-    def _word(self, node: fx.Node, user: str) -> str:
+    def _result(self, node: fx.Node) -> str:
+        word = self._word(node, "the output")
+        if not isinstance(word, str):
+            raise PlanRejected("the network's result is a constant: let it compute with its input")
+        return word
+
+    def _word(self, node: fx.Node, user: str) -> Atom:
         if node.name in self.words:
             return self.words[node.name]
         if node.name in self.local:

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from smpc_fl.errors import ShapeMismatch
 from smpc_fl.plans.document import Part, decode_document
+from smpc_fl.plans.update_document import update_of
 
 Vector = npt.NDArray[np.float32]
 
@@ -68,5 +69,5 @@ class Layout:
 
 
 def layout_of(plan: bytes) -> Layout:
-    """The layout of an encoded plan. Raises `PlanRejected` unless the bytes decode strictly."""
-    return Layout(tuple(decode_document(plan).layout))
+    """The layout of an encoded plan of either kind. Raises `PlanRejected` unless the bytes decode strictly."""
+    return Layout(tuple((update_of(plan) or decode_document(plan)).layout))

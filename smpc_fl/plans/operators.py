@@ -32,13 +32,16 @@ ALLOWED: Mapping[str, str] = MappingProxyType(
         # activations
         "aten.relu.default": "max(x, 0)",
         "aten.leaky_relu.default": "x, scaled down where negative",
+        "aten.relu6.default": "x limited to 0..6",
         "aten.elu.default": "x, eˣ - 1 where negative",
+        "aten.selu.default": "elu, scaled so that it keeps mean and variance",
         "aten.gelu.default": "x Φ(x)",
         "aten.silu.default": "x · sigmoid(x)",
         "aten.softplus.default": "log(1 + eˣ)",
         "aten.hardtanh.default": "x limited to an interval",
         "aten.tanh.default": "hyperbolic tangent",
         "aten.sigmoid.default": "1 / (1 + e⁻ˣ)",
+        "aten.hardsigmoid.default": "x / 6 + 1/2, limited to 0..1",
         "aten.softmax.int": "eˣ / Σ eˣ along a dimension",
         "aten.log_softmax.int": "logarithm of softmax",
         # normalisation and regularisation
@@ -141,7 +144,7 @@ FORBIDDEN: Mapping[tuple[str, int, str], str] = MappingProxyType(
 """(operator, position, name) of arguments that must be absent or false, and why."""
 
 DTYPES: Mapping[str, torch.dtype] = MappingProxyType(
-    {"float32": torch.float32, "float64": torch.float64, "int64": torch.int64, "bool": torch.bool}
+    {"float32": torch.float32, "float64": torch.float64, "int32": torch.int32, "int64": torch.int64, "bool": torch.bool}
 )
 """Types that a plan may name."""
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass
 from functools import cached_property
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import nn
@@ -14,7 +14,7 @@ from smpc_fl.errors import BadInput, PlanRejected, ShapeMismatch
 from smpc_fl.hashing import digest
 from smpc_fl.plans.check import check_document, check_room, read_plan
 from smpc_fl.plans.document import Loss, PlanDocument, TensorType, encode_document
-from smpc_fl.plans.export import export_graph, layout_parts
+from smpc_fl.plans.export import Penalty, export_graph, layout_parts
 from smpc_fl.plans.layout import Layout, Vector
 from smpc_fl.plans.tensors import Data, convert
 
@@ -29,15 +29,24 @@ class Plan:
     network: nn.Module | None = None
 
     @classmethod
-    def from_module(cls, net: nn.Module, loss: Loss = "cross_entropy", *, example: tuple[Data, Data]) -> Plan:
+    def from_module(
+        cls,
+        net: nn.Module,
+        loss: Loss = "cross_entropy",
+        *,
+        example: tuple[Data, Data],
+        penalty: Penalty | None = None,
+    ) -> Plan:
         """The plan of `net`, which stays as it is, trained by `loss` on rows like those of `example` = (x, y).
+
+        `penalty`: of the network's weights, added to the loss in training: `lambda net: 0.01 * net.fc.weight.square().sum()`.
 
         Only types and shapes of the example go into the plan; the number of rows stays free. Raises `PlanRejected`,
         which says what to use instead, or `ShapeMismatch` for an example that is none."""
         x, y = _example(loss, *example)
         network = copy.deepcopy(net).cpu()
         parts = layout_parts(network)
-        train, prediction = export_graph(network, loss, x, y, training=True)
+        train, prediction = export_graph(network, loss, x, y, training=True, penalty=penalty)
         evaluate, _ = export_graph(network, loss, x, y, training=False)
         document = PlanDocument(
             version=1,
@@ -52,6 +61,19 @@ class Plan:
         data = encode_document(document)
         check_document(document)
         return cls(document, data, network)
+
+    @classmethod
+    def from_keras(cls, model: Any, loss: Loss | None = None, *, example: tuple[Data, Data]) -> Plan:
+        """The plan of a Keras 3 model on the torch backend (extra `keras`), its regularizers included, which stays as it is;
+        it is built where it is not. `loss`: that which it was compiled with, else. Tensors go by their Keras paths,
+        "dense.kernel"; `sf.load_keras(model, run.tensors)` puts trained ones into the model. Raises as `from_module`."""
+        from smpc_fl.frameworks.keras_models import as_module, check_logits, loss_of, penalty_of
+
+        x, _ = _example("mse", *example)  # any loss: only x counts here
+        net = as_module(model, x)
+        known = loss or loss_of(model)
+        check_logits(model, known)
+        return cls.from_module(net, known, example=example, penalty=penalty_of(net))
 
     @classmethod
     def from_bytes(cls, data: bytes) -> Plan:
