@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from smpc_fl.errors import BadInput, PlanRejected, ShapeMismatch
+from smpc_fl.errors import PlanRejected, ShapeMismatch
 from smpc_fl.plans.document import Loss
 from smpc_fl.plans.export import Penalty
 from smpc_fl.plans.layout import Vector
@@ -100,7 +100,11 @@ def as_module(model: Any, example: torch.Tensor) -> KerasNetwork:
     if not model.built:
         with torch.no_grad():
             model(example)
-    for layer in model._flatten_layers():
+    layers = list(model._flatten_layers())
+    masked = any(isinstance(layer, keras.layers.Masking) or getattr(layer, "mask_zero", False) for layer in layers)
+    for layer in layers:
+        if masked and isinstance(layer, keras.layers.BatchNormalization):
+            raise PlanRejected(f"layer {layer.name!r} would normalise over masked steps: leave the mask out")
         if getattr(layer, "activity_regularizer", None) is not None:
             raise PlanRejected(f"layer {layer.name!r} has an activity_regularizer: use kernel_regularizer, or Dropout")
         if isinstance(layer, keras.layers.RNN):
@@ -111,8 +115,8 @@ def as_module(model: Any, example: torch.Tensor) -> KerasNetwork:
             raise PlanRejected(
                 f"layer {layer.name!r} draws random numbers, a plan draws none: use Dropout without noise_shape"
             )
-        if getattr(layer, "renorm", False) or getattr(layer, "synchronized", False):
-            raise PlanRejected(f"layer {layer.name!r}: use BatchNormalization without renorm and synchronized")
+        if getattr(layer, "renorm", False):
+            raise PlanRejected(f"layer {layer.name!r}: use BatchNormalization without renorm")
     return KerasNetwork(model)
 
 
@@ -218,10 +222,6 @@ def _batch_norm(layer: Any) -> Callable[..., torch.Tensor]:
     """As the layer's own, with torch's momentum = 1 - Keras', and an unbiased running variance, as torch has it."""
 
     def call(inputs: torch.Tensor, training: bool | None = None, mask: object = None) -> torch.Tensor:
-        if mask is not None:
-            raise BadInput(
-                f"layer {layer.name!r}: batch normalisation of masked steps is not supported: leave the mask out"
-            )
         order = list(range(inputs.dim()))
         order.insert(1, order.pop(layer.axis))
         back = [order.index(place) for place in range(inputs.dim())]
