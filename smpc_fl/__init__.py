@@ -44,6 +44,7 @@ if TYPE_CHECKING:
     )
     from smpc_fl.learning.strategy import register as register_strategy
     from smpc_fl.learning.update_functions import register_update
+    from smpc_fl.nodes import sklearn
     from smpc_fl.nodes.client import Federation, connect
     from smpc_fl.nodes.local import LocalFederation
     from smpc_fl.nodes.plots import plot_partition
@@ -101,9 +102,10 @@ _WHERE = {
     "secure_mean": "pointers.aggregates",
     "secure_sum": "pointers.aggregates",
     "simulate": "nodes.simulation.run",
+    "sklearn": "nodes.sklearn",
     "stats": "statistics",
 }
-_MODULES = {"partition", "stats"}
+_MODULES = {"partition", "sklearn", "stats"}
 """Of these names, those that are modules themselves."""
 
 _CALLED = {"register_strategy": "register"}
@@ -155,6 +157,7 @@ __all__ = [
     "secure_mean",
     "secure_sum",
     "simulate",
+    "sklearn",
     "stats",
 ]
 __version__ = "0.1.0"
