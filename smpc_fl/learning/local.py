@@ -45,7 +45,7 @@ class Trained:
 class Local:
     """`model`: float32[d], the global model with the owner's own private tensors; `shown`: what the server shows beside it,
     float32[s] each; `kept`: what this owner kept in the last round that it was in; `keep`: what it will have kept after
-    this one, if its report counts."""
+    this one, if its report counts. `mask`: float32[s], 1 in the slots that the global model may change in."""
 
     plan: Plan
     job: TrainJob
@@ -58,6 +58,7 @@ class Local:
     y: torch.Tensor
     kept: Mapping[str, Vector]
     keep: dict[str, Vector] = field(default_factory=dict)
+    mask: Vector | None = None
     trained: Trained | None = None
     """The first training of this round: its loss is told, and its private tensors stay."""
 
@@ -83,6 +84,7 @@ class Local:
         places = [
             (tensors["@" + part.name], place) for part, place in self.plan.layout.slices() if part.kind == "parameter"
         ]
+        mask = self._mask() if start is None else None  # a model of the owner's own changes everywhere
         anchors = [self.tensor(self.model[place]).view_as(tensor) for tensor, place in places] if pull else []
         optimizer = _optimizer([tensor for tensor, _ in places], local)
         batches = list(self._batches(local, use))
@@ -103,10 +105,14 @@ class Local:
                             tensor.grad.add_(tensor - anchors[number], alpha=pull)
                         if correct is not None:
                             correct(tensor.grad, tensor, place)
+                        if mask is not None:
+                            tensor.grad.mul_(mask[place].view_as(tensor))
                 optimizer.step()
                 total += float(loss.detach()) * len(batch)
         model = self._values(tensors)
         delta = self.shared.gather(model) - self.shared.gather(first)
+        if mask is not None and self.mask is not None:
+            delta *= self.mask  # weight decay and running statistics know no mask
         return self._note(Trained(model, delta, total / sum(len(batch) for batch in batches), len(batches)))
 
     def gradient(self) -> Trained:
@@ -161,6 +167,12 @@ class Local:
             )
         self.trained = self.trained or trained
         return trained
+
+    def _mask(self) -> torch.Tensor | None:
+        """float32[d], 1 also in the owner's own tensors."""
+        if self.mask is None:
+            return None
+        return torch.from_numpy(self.shared.scatter(self.mask, np.ones(self.shared.model.size, np.float32)))
 
     def _functions(self, use: str) -> Mapping[str, Function]:
         return training_functions(stream(self.job.seed, use + "dropout", self.owner, self.round_number))

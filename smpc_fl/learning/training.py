@@ -11,6 +11,7 @@ import numpy as np
 
 from smpc_fl.errors import BadInput, NotFinite
 from smpc_fl.jobs import TrainJob
+from smpc_fl.learning.compression import Compressor
 from smpc_fl.learning.local import Local
 from smpc_fl.learning.local_result import LocalResult
 from smpc_fl.learning.names import OWN
@@ -43,8 +44,9 @@ def train_locally(
     shared = shared_of(job.plan, job.strategy, job.private)
     received, shown = shown_of(job.strategy, shared, model)
     here = Local(
-        plan, job, round_number, owner, shared, own_model(shared, received, kept), shown, inputs, targets, kept
-    )
+        plan, job, round_number, owner, shared, own_model(shared, received, kept), shown, inputs, targets, kept,
+        mask=_mask(job, shared, round_number),
+    )  # fmt: skip
     parts = job.strategy.local(here)
     sizes = job.strategy.parts(shared.size)
     if here.trained is None or {name: part.size for name, part in parts.items()} != sizes:
@@ -55,6 +57,13 @@ def train_locally(
     if shared.private:
         here.keep[OWN] = shared.own(here.trained.model)
     return LocalResult(payload, here.rows, {"loss": here.trained.loss}, here.keep)
+
+
+def _mask(job: TrainJob, shared: Shared, round_number: int) -> Vector | None:
+    """float32[s], 1 in the slots that owners train in this round; None for all of them."""
+    if job.compression is None:
+        return None
+    return Compressor(job.compression, shared.size, job.clip, job.seed, round_number).mask
 
 
 def own_model(shared: Shared, model: Vector, kept: Mapping[str, Vector]) -> Vector:

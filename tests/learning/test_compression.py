@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,8 @@ from hypothesis import strategies as st
 import smpc_fl as sf
 from smpc_fl.errors import BadInput
 from smpc_fl.learning.compression import BLOCK, Compression, Compressor, hadamard, weight_in_units
+from smpc_fl.learning.shared import Shared, shared_of
+from smpc_fl.learning.training import train_locally
 from smpc_fl.nodes.training_job import training_job
 from smpc_fl.protocols.work import subject_of, weight_of, work_of
 
@@ -99,6 +102,58 @@ def test_what_is_over_the_clip_is_counted() -> None:
     assert np.linalg.norm(small.expand(payload)) == pytest.approx(1.0, abs=0.05)
 
 
+def test_the_clip_is_of_what_travels() -> None:
+    """What waits at home for its turn is as large as it likes."""
+    small, residual = compressor(400, clip=2.0, keep=0.25, bits=8), np.full(400, 0.15, np.float32)  # a norm of 3
+    payload, left, clipped = small.compress(np.zeros(400, np.float32), residual, 1.0, "alice")
+    assert not clipped
+    sent = small.expand(payload)
+    np.testing.assert_allclose(sent + left, residual, atol=1e-6)
+    assert np.linalg.norm(sent) == pytest.approx(1.5, abs=0.1)
+    assert compressor(400, clip=1.0, keep=0.25).compress(residual, np.zeros_like(residual), 1.0, "alice")[2]
+
+
+@pytest.mark.parametrize(
+    ("size", "keep", "blocks"),
+    [
+        (6000, 0.25, [1024, 512]),
+        (6000, 1.0, [BLOCK, 2048]),
+        (BLOCK + 3, 1.0, [BLOCK, 4]),
+        (300, 1.0, [512]),
+        (200, 1.0, [256]),
+        (2 * BLOCK, 0.5, [BLOCK]),
+        (BLOCK - 1, 1.0, [BLOCK]),
+    ],
+)
+def test_blocks_have_little_room_to_spare(size: int, keep: float, blocks: list[int]) -> None:
+    small = compressor(size, keep=keep)
+    assert list(small._blocks()) == blocks
+    assert small.length == sum(blocks)
+
+
+def test_blocks_are_mixtures() -> None:
+    """A layer of large numbers does not fill a block of its own, whose integers would not reach that far."""
+    given_ = np.concatenate([np.full(1500, 0.001, np.float32), np.full(1500, 0.1, np.float32)])
+    small = compressor(3000, keep=0.5, bits=6, clip=3.0)
+    payload, _, _ = small.compress(given_, np.zeros_like(given_), 1.0, "alice")
+    norms = [np.linalg.norm(part) for part in np.split(payload, [1024])]
+    assert norms[0] / norms[1] == pytest.approx(math.sqrt(2), rel=0.1)
+
+
+def test_few_bits_do_not_reach_far() -> None:
+    """An owner of half the largest weight: the range is that of the least error, and what is beyond stays at home."""
+    given_ = np.random.default_rng(1).standard_normal(BLOCK).astype(np.float32)
+    nothing, clip = np.zeros_like(given_), float(np.linalg.norm(given_))
+
+    def error(bits: int, factor: float = 1.0) -> float:
+        small = compressor(BLOCK, clip * factor, bits=bits)
+        return float(np.linalg.norm(small.compress(given_, nothing, 0.5, "alice")[1]))
+
+    for bits in (2, 4, 6):
+        assert error(bits) < error(bits, 2.0)
+        assert compressor(BLOCK, bits=bits).bound < compressor(BLOCK, bits=bits, feedback=False).bound
+
+
 def test_rotation_makes_few_bits_enough() -> None:
     given_ = np.zeros(BLOCK, np.float32)
     given_[7] = 5.0  # all of it in one coordinate
@@ -130,6 +185,7 @@ OWNERS = {
 }
 
 
+@cache
 def plan() -> sf.Plan:
     with torch.random.fork_rng():
         torch.manual_seed(1)
@@ -151,6 +207,42 @@ def test_a_run_at_a_sixteenth_of_the_bytes_learns() -> None:
     assert bytes_of[1] < bytes_of[0] / 6  # what is left is signatures: the vector alone is a sixteenth
     assert small[-1].metrics["val_accuracy"] > plain[-1].metrics["val_accuracy"] - 0.03
     assert small[-1].metrics["val_accuracy"] > 0.9
+
+
+def trained(**options: Any) -> tuple[Any, Any, Any, Shared]:
+    """What ann's training changes, the mask of its round, what she keeps, and what is shared."""
+    work = job(**options)
+    result = train_locally(plan(), plan().initial, X[:80], Y[:80], work, round_number=3, owner="ann")
+    shared = shared_of(work.plan, work.strategy, work.private)
+    mask = Compressor(work.compression, shared.size, work.clip, work.seed, 3).mask
+    return result.delta, mask, result.keep, shared
+
+
+def changed(vector: Any) -> float:
+    return np.count_nonzero(vector) / len(vector)
+
+
+def test_owners_train_what_travels_and_nothing_else() -> None:
+    local = sf.LocalTraining(epochs=2, lr=0.1, weight_decay=0.01)
+    delta, mask, _, _ = trained(local=local, compression=Compression(keep=0.25, train_kept=True))
+    assert mask.sum() == math.ceil(0.25 * len(delta))
+    assert not delta[mask == 0].any()
+    assert changed(delta[mask == 1]) > 0.9
+    for everything in (Compression(keep=0.25), Compression(train_kept=True)):
+        whole, none, _, _ = trained(local=local, compression=everything)
+        assert none is None
+        assert changed(whole) > 0.9
+        assert np.linalg.norm(whole * mask - delta) > 0.01 * np.linalg.norm(delta)  # other steps, not some of them
+
+
+@pytest.mark.parametrize("options", [{"strategy": sf.Ditto()}, {"private": ["2.*"]}])
+def test_what_is_an_owners_own_is_trained_everywhere(options: dict[str, Any]) -> None:
+    delta, mask, keep, shared = trained(**options, compression=Compression(keep=0.25, train_kept=True))
+    assert not delta[mask == 0].any()
+    own = keep.get("personal", plan().initial) - plan().initial
+    if "private" in options:
+        own = keep["private"] - shared.own(plan().initial)
+    assert changed(own) > 0.9
 
 
 def job(**options: Any) -> Any:
