@@ -20,6 +20,8 @@ from smpc_fl.jobs import Job, Privacy, TrainJob
 from smpc_fl.nodes.home.backup import JOURNAL, reading
 from smpc_fl.nodes.home.config import OwnerPolicy
 from smpc_fl.nodes.home.journal import Journal
+from smpc_fl.nodes.record_budget import STREAM as RECORDS
+from smpc_fl.nodes.record_budget import RecordBudget, balance_of_records, price_of_records
 from smpc_fl.privacy.accounting import cost, cost_of, epsilon_of
 from smpc_fl.protocols.work import releases
 
@@ -43,11 +45,13 @@ class Budget:
 
     def __init__(self, policy: OwnerPolicy, journal: Journal) -> None:
         self._policy, self._journal = policy, journal
+        self._records = RecordBudget(policy, journal)
         self._debiting = asyncio.Lock()
 
     def check(self, job: Job, run: bytes) -> None:
         """Can all of this run be paid for? Raises `JobNotApproved`, `BudgetExceeded`."""
         noise = self._noise(job)
+        self._records.check(job, run)
         if noise is not None:
             others = sum(each for key, each in _costs(self._journal.read(STREAM)).items() if key[0] != run)
             self._must_fit(others, cost(*noise, *_times(job)), _what(job))
@@ -55,6 +59,7 @@ class Budget:
     async def debit(self, key: Key, job: Job) -> None:
         """Pay for one round: durable when it returns; again is harmless, and free. Raises as `check`, and `Unavailable`."""
         noise = self._noise(job)
+        await self._records.debit(key, job)
         if noise is None:
             return
         async with self._debiting:
@@ -112,6 +117,8 @@ def _what(job: Job) -> str:
 def price(job: Job) -> str:
     """What a job asks, in words: its noise, and what all of it costs."""
     privacy: Privacy | None = job.privacy
+    if isinstance(job, TrainJob) and job.local.privacy is not None:
+        return price_of_records(job)
     if privacy is None or privacy.noise_multiplier is None:
         return "none"
     (times,) = _times(job)
@@ -125,17 +132,25 @@ def price(job: Job) -> str:
 def balance(policy: OwnerPolicy, home: Path, job: Job) -> str:
     """What the owner has given so far, and would have given with this job, read from the journal of a node that may be
     running. Raises `ConfigInvalid`."""
-    path, records = home / JOURNAL, []
-    if path.is_file():
-        try:
-            with reading(path) as db:
-                rows = db.execute("SELECT kind, data FROM records WHERE stream = ? ORDER BY id", (STREAM,))
-                records = [(str(kind), bytes(data)) for kind, data in rows]
-        except sqlite3.Error as error:
-            raise ConfigInvalid(f"{path} cannot be read: {error}") from None
-    before, delta = sum(_costs(records).values()), policy.budget_delta
+    before, delta = sum(_costs(_past(home, STREAM)).values()), policy.budget_delta
     said = f"ε = {epsilon_of(before, delta):.3g} at δ = {delta:g} given so far"
     if job.privacy is not None and job.privacy.noise_multiplier is not None:
         after = before + cost(job.privacy.noise_multiplier, *_times(job))
         said += f", {epsilon_of(after, delta):.3g} with all of this job"
-    return said + (f"; the budget is {policy.budget_epsilon:g}" if policy.budget_epsilon else "; there is no budget")
+    return (
+        said
+        + (f"; the budget is {policy.budget_epsilon:g}" if policy.budget_epsilon else "; there is no budget")
+        + (balance_of_records(policy, _past(home, RECORDS), job))
+    )
+
+
+def _past(home: Path, stream: str) -> list[tuple[str, bytes]]:
+    path = home / JOURNAL
+    if not path.is_file():
+        return []
+    try:
+        with reading(path) as db:
+            rows = db.execute("SELECT kind, data FROM records WHERE stream = ? ORDER BY id", (stream,))
+            return [(str(kind), bytes(data)) for kind, data in rows]
+    except sqlite3.Error as error:
+        raise ConfigInvalid(f"{path} cannot be read: {error}") from None

@@ -7,6 +7,7 @@ imported at the first job or command, not before: a restarted owner first says a
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Iterable
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
@@ -26,6 +27,7 @@ from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.plans.update_document import update_of
 from smpc_fl.pointers.lineage import decode_expression, names
+from smpc_fl.privacy.records import check_job
 from smpc_fl.protocols.work import Purpose, compressor_of, number_of, weight_of, work_of
 
 if TYPE_CHECKING:
@@ -131,6 +133,7 @@ class Holdings:
         else:
             _read_plan(job.plan)
             job.strategy.check(job.local)
+        check_job(job)
         shared_of(job.plan, job.strategy, job.private)
         held_out: list[str] = []
         if job.evaluation is not None:
@@ -233,7 +236,15 @@ class Holdings:
         x, y = self._training_rows(job, owner)
         before = kept.read() if kept else {}
         return train_locally(
-            _read_plan(job.plan), model, x, y, job, round_number=round_number, owner=owner, kept=before
+            _read_plan(job.plan),
+            model,
+            x,
+            y,
+            job,
+            round_number=round_number,
+            owner=owner,
+            kept=before,
+            entropy=os.urandom,
         )
 
     def _weighing(self, job: TrainJob, rows: int) -> int:

@@ -17,6 +17,8 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.strategy import Strategy, decode
 from smpc_fl.plans.update_document import update_of
+from smpc_fl.privacy.records import calibrated as calibrated_for_records
+from smpc_fl.privacy.records import check_job
 from smpc_fl.protocols.work import compressor_of, releases
 
 if TYPE_CHECKING:
@@ -59,6 +61,7 @@ def training_job(
     _check_bits(ring_bits, update_bits)
     strategy, local = strategy or FedAvg(), local or LocalTraining()
     strategy.check(local)
+    local = calibrated_for_records(local, rounds)
     shared = shared_of(plan.data, strategy, tuple(private))
     if shared.private and isinstance(strategy, FedSGD):
         raise BadInput("FedSGD takes no step at an owner, so private tensors would never be trained: use FedAvg")
@@ -87,11 +90,12 @@ def training_job(
         evaluation_layout(job)
     if compression is not None:
         compressor_of(job, 0)
-    if privacy is None:
-        return job
-    from smpc_fl.privacy.accounting import calibrated
+    if privacy is not None:
+        from smpc_fl.privacy.accounting import calibrated
 
-    return msgspec.structs.replace(job, privacy=calibrated(privacy, releases(job, rounds)))
+        job = msgspec.structs.replace(job, privacy=calibrated(privacy, releases(job, rounds)))
+    check_job(job)
+    return job
 
 
 def run_seed(seed: int | None) -> bytes:

@@ -304,6 +304,10 @@ class Run:
             raise BadInput(
                 "this session did not begin the run: ask the one that did, or dp-accounting, what it has cost"
             )
+        if self._job.local.privacy is not None:
+            from smpc_fl.privacy.records import spent as spent_on_records
+
+            return spent_on_records(self._job.local, len(self.rounds))
         if self._job.privacy is None:
             return None
         from smpc_fl.privacy.accounting import spent

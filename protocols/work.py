@@ -146,7 +146,9 @@ def _work_of(job: Job, purpose: Purpose) -> Work:
             layout = VectorLayout(compressor_of(job, 0).length)
             units = min(rows, 1 << (job.compression.bits - 1))  # weights are whole ones
             return Work(purpose, subject, layout, 1.0, units, "saturate", ROUGH, "fit", job.compression.bits)
-        layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), shared.metrics)
+        # The loss is of the records: with privacy for each of them it stays at home.
+        metrics = shared.metrics if job.local.privacy is None else ()
+        layout = VectorLayout(sum(job.strategy.parts(shared.size).values()), metrics)
         return Work(purpose, subject, layout, job.clip, rows, "norm", job.tolerance, job.ring_bits, job.update_bits)
     assert job.evaluation is not None
     layout = VectorLayout(evaluation_layout(job).length)

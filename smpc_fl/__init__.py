@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from smpc_fl.frameworks.keras_models import load_keras
-    from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, Stop
+    from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RecordPrivacy, Stop
     from smpc_fl.learning import partition
     from smpc_fl.learning.compression import Compression
     from smpc_fl.learning.strategies import (
@@ -81,6 +81,7 @@ _WHERE = {
     "PointerTensor": "pointers.pointer",
     "Privacy": "jobs",
     "QFedAvg": "learning.strategies",
+    "RecordPrivacy": "jobs",
     "Refused": "errors",
     "Round": "nodes.training_run",
     "RoundAborted": "errors",
@@ -136,6 +137,7 @@ __all__ = [
     "PointerTensor",
     "Privacy",
     "QFedAvg",
+    "RecordPrivacy",
     "Refused",
     "Round",
     "RoundAborted",

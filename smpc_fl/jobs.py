@@ -33,8 +33,33 @@ LEAST_WEIGHT = 2.0**-39
 class _Value(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True): ...
 
 
+class RecordPrivacy(_Value, frozen=True):
+    """Differential privacy of every record, by noise at its owner: DP-SGD (Abadi et al. 2016, Algorithm 1; docs/privacy.md).
+
+    In every step each row is drawn with probability `sampling_rate`, its gradient is scaled down to the L2 norm
+    `max_grad_norm`, and their sum, with Gaussian noise of standard deviation `noise_multiplier` · `max_grad_norm`, is divided
+    by `LocalTraining.batch_size`. In the place of the multiplier `epsilon`: what all rounds together may cost at `delta`.
+    `unit`: neighbouring tables differ by one of these more. Raises `BadInput`."""
+
+    delta: Annotated[float, Meta(gt=0, lt=1)]
+    sampling_rate: Annotated[float, Meta(ge=1e-6, le=1)]
+    max_grad_norm: Annotated[float, Meta(ge=1e-6, le=1e6)] = 1.0
+    noise_multiplier: Annotated[float, Meta(gt=0, le=1e6)] | None = None
+    epsilon: Annotated[float, Meta(gt=0, le=1e3)] | None = None
+    unit: Literal["record"] = "record"
+
+    def __post_init__(self) -> None:
+        _check_ranges(self)
+        for name, least, most in (("sampling_rate", 1e-6, 1.0), ("max_grad_norm", 1e-6, 1e6)):
+            if not least <= getattr(self, name) <= most:
+                raise BadInput(f"privacy: {name} must be {least:g} to {most:g}")
+
+
 class LocalTraining(_Value, frozen=True):
-    """What one owner does between two models: `epochs` passes of mini-batch descent over its own rows."""
+    """What one owner does between two models: `epochs` passes of mini-batch descent over its own rows.
+
+    With `privacy` the rows of a step are drawn anew each time, an epoch is 1 / sampling_rate steps, and `batch_size` is the
+    number that the sum of their gradients is divided by, however many they are."""
 
     epochs: Annotated[int, Meta(ge=1, le=10_000)] = 1
     batch_size: Annotated[int, Meta(ge=1, le=1 << 20)] = 32
@@ -42,6 +67,7 @@ class LocalTraining(_Value, frozen=True):
     lr: Positive = 0.1
     momentum: Annotated[float, Meta(ge=0, lt=1)] = 0.0
     weight_decay: NotNegative = 0.0
+    privacy: RecordPrivacy | None = None
 
 
 class Evaluation(_Value, frozen=True):
@@ -86,15 +112,19 @@ class Privacy(_Value, frozen=True):
     unit: Literal["owner"] = "owner"
 
     def __post_init__(self) -> None:
-        if (self.noise_multiplier is None) == (self.epsilon is None):
-            raise BadInput("privacy takes either noise_multiplier= or epsilon=, and delta= with it")
-        for name, most in (("delta", 1.0), ("noise_multiplier", 1e6), ("epsilon", 1e3)):
-            value = getattr(self, name)
-            if value is not None and not 0 < value <= most:
-                raise BadInput(f"privacy: {name} must be above 0, and at most {most:g}")
+        _check_ranges(self)
 
 
-def _check_noise(privacy: Privacy | None) -> None:
+def _check_ranges(privacy: Privacy | RecordPrivacy) -> None:
+    if (privacy.noise_multiplier is None) == (privacy.epsilon is None):
+        raise BadInput("privacy takes either noise_multiplier= or epsilon=, and delta= with it")
+    for name, most in (("delta", 1.0), ("noise_multiplier", 1e6), ("epsilon", 1e3)):
+        value = getattr(privacy, name)
+        if value is not None and not 0 < value <= most:
+            raise BadInput(f"privacy: {name} must be above 0, and at most {most:g}")
+
+
+def _check_noise(privacy: Privacy | RecordPrivacy | None) -> None:
     if privacy is not None and privacy.noise_multiplier is None:
         raise BadInput("a job states its noise_multiplier: an epsilon is turned into one before it is sent")
 
@@ -138,6 +168,7 @@ class TrainJob(_Value, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         _check_noise(self.privacy)
+        _check_noise(self.local.privacy)
 
 
 class AggregateJob(_Value, frozen=True, tag=True):

@@ -147,6 +147,18 @@ class OwnerPolicy(_Table, frozen=True, kw_only=True):
     budget_delta: Annotated[
         float, Meta(gt=0, lt=1, description="δ of that budget: far below 1 / the number of owners.")
     ] = 1e-6
+    record_budget_epsilon: Annotated[
+        float,
+        Meta(
+            ge=0,
+            le=1000,
+            description="Privacy budget for each record of this owner, beside that of the owner as a whole: what would pass it "
+            "is refused, and so is every sum with neither kind of noise. 0: no budget.",
+        ),
+    ] = 0.0
+    record_budget_delta: Annotated[
+        float, Meta(gt=0, lt=1, description="δ of that budget: far below 1 / the number of records.")
+    ] = 1e-6
     least_noise: Annotated[
         float,
         Meta(

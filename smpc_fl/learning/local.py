@@ -1,7 +1,7 @@
 """What a strategy has at an owner in one round: the model, the owner's rows, what it kept, and ways to train.
 
 The same job, round, owner, model, rows and kept vectors give the same numbers: shuffles and dropout come from streams of
-their own.
+their own. But for a job with privacy for each record: its lots and noise come from fresh entropy, and no two runs are alike.
 """
 
 from __future__ import annotations
@@ -12,9 +12,11 @@ from dataclasses import dataclass, field
 import numpy as np
 import torch
 
-from smpc_fl.errors import BadInput, NotFinite
+from smpc_fl.entropy import Entropy
+from smpc_fl.errors import BadInput, InternalError, NotFinite
 from smpc_fl.jobs import LocalTraining, TrainJob
 from smpc_fl.learning.dropout import training_functions
+from smpc_fl.learning.noisy_steps import NoisySteps
 from smpc_fl.learning.shared import Shared
 from smpc_fl.learning.shuffle import permutation, stream
 from smpc_fl.plans.interpreter import bind, run
@@ -33,7 +35,7 @@ _CHUNK = 1024
 @dataclass(frozen=True, eq=False, repr=False)
 class Trained:
     """After local training: the whole model float32[d], what changed in the shared tensors float32[s], the mean loss of a
-    row, and how many steps were taken. All of it is private."""
+    row (0 with privacy for each record: it would tell of them), and how many steps were taken. All of it is private."""
 
     model: Vector
     delta: Vector
@@ -59,6 +61,7 @@ class Local:
     kept: Mapping[str, Vector]
     keep: dict[str, Vector] = field(default_factory=dict)
     mask: Vector | None = None
+    entropy: Entropy | None = None
     trained: Trained | None = None
     """The first training of this round: its loss is told, and its private tensors stay."""
 
@@ -78,7 +81,9 @@ class Local:
         """Epochs of mini-batch descent from `start`, or from the model (McMahan et al. 2017, Algorithm 1, ClientUpdate).
 
         `pull`: mu of a proximal term mu / 2 · ‖w - model‖². `correct`: as above. `local`: other than the job's. `use`: names
-        streams of shuffles and dropout of their own for a second training in one round. Raises `BadInput`, `NotFinite`."""
+        streams of shuffles and dropout of their own for a second training in one round. Raises `BadInput`, `NotFinite`.
+
+        With privacy for each record the gradients are those of DP-SGD (`noisy_steps.py`), and there is one training a round."""
         first, local = self.model if start is None else start, local or self.job.local
         tensors, functions = bind(self.plan.layout, first, trainable=True), self._functions(use)
         places = [
@@ -87,16 +92,22 @@ class Local:
         mask = self._mask() if start is None else None  # a model of the owner's own changes everywhere
         anchors = [self.tensor(self.model[place]).view_as(tensor) for tensor, place in places] if pull else []
         optimizer = _optimizer([tensor for tensor, _ in places], local)
-        batches = list(self._batches(local, use))
-        for size in {len(batch) for batch in batches}:
-            self._check_batch(size)
+        noisy = self._noisy(local, functions)
+        batches = list(self._batches(local, use) if noisy is None else noisy.lots(self.rows))
+        if noisy is None:
+            for size in {len(batch) for batch in batches}:
+                self._check_batch(size)
         total = 0.0
         with torch.enable_grad():
-            for batch in batches:
+            for step, batch in enumerate(batches):
                 optimizer.zero_grad()
-                values = {**tensors, "$x": self.x[batch], "$y": self.y[batch]}
-                loss, _ = run(self.plan.document.train, values, functions)
-                _backward(loss)
+                if noisy is None:
+                    values = {**tensors, "$x": self.x[batch], "$y": self.y[batch]}
+                    loss, _ = run(self.plan.document.train, values, functions)
+                    _backward(loss)
+                    total += float(loss.detach()) * len(batch)
+                else:
+                    noisy.take(step, tensors, self.x[batch], self.y[batch])
                 with torch.no_grad():
                     for number, (tensor, place) in enumerate(places):
                         if tensor.grad is None:
@@ -108,15 +119,16 @@ class Local:
                         if mask is not None:
                             tensor.grad.mul_(mask[place].view_as(tensor))
                 optimizer.step()
-                total += float(loss.detach()) * len(batch)
         model = self._values(tensors)
         delta = self.shared.gather(model) - self.shared.gather(first)
         if mask is not None and self.mask is not None:
             delta *= self.mask  # weight decay and running statistics know no mask
-        return self._note(Trained(model, delta, total / sum(len(batch) for batch in batches), len(batches)))
+        mean = total / sum(len(batch) for batch in batches) if noisy is None else 0.0
+        return self._note(Trained(model, delta, mean, len(batches)))
 
     def gradient(self) -> Trained:
         """One gradient over all rows, in the parameters' slots; in the buffers', what changed in them."""
+        self._check_public("gradient")
         self._check_batch(self.rows)
         tensors = bind(self.plan.layout, self.model, trainable=True)
         with torch.enable_grad():
@@ -132,6 +144,7 @@ class Local:
 
     def loss(self) -> float:
         """The mean loss of the model over this owner's rows, as the plan's evaluation has it."""
+        self._check_public("loss")
         tensors, total = bind(self.plan.layout, self.model, trainable=False), 0.0
         self.plan.check_room(min(_CHUNK, self.rows), training=False)
         with torch.no_grad():
@@ -159,6 +172,19 @@ class Local:
         return out
 
     # --- inside ---
+
+    def _check_public(self, what: str) -> None:
+        if self.job.local.privacy is not None:
+            raise BadInput(f"a strategy that asks for the {what} of its rows cannot keep them private: use FedAvg")
+
+    def _noisy(self, local: LocalTraining, functions: Mapping[str, Function]) -> NoisySteps | None:
+        if self.job.local.privacy is None:
+            return None
+        if self.trained is not None or local is not self.job.local:
+            raise BadInput("privacy pays for one training a round, the job's: use a strategy such as FedAvg")
+        if self.entropy is None:
+            raise InternalError("local training with privacy needs entropy")
+        return NoisySteps(self.plan, local, functions, self.entropy(32))
 
     def _note(self, trained: Trained) -> Trained:
         if not (np.isfinite(trained.model).all() and np.isfinite(trained.delta).all() and np.isfinite(trained.loss)):

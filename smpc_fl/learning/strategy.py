@@ -61,6 +61,9 @@ class Strategy:
     """Do owners keep vectors from round to round? (`owner.keep`)"""
     PERSONAL: ClassVar[bool] = False
     """Does every owner keep a model of its own beside the global one? (`kept["personal"]`, evaluated as well.)"""
+    ONE_TRAINING: ClassVar[bool] = False
+    """Is what `local` sends and keeps made of nothing of the owner's but one `owner.train()`? Then it may train with privacy
+    for each record. A class that says `local` says this, too; it is not inherited to another one's `local`."""
     SHOWS: ClassVar[tuple[str, ...]] = ()
     """Of what the server keeps, the vectors that owners get with the model."""
 
@@ -123,12 +126,21 @@ def decode(kind: type, value: object) -> Any:
     return msgspec.convert(value, _known[name])
 
 
+def trains_once(strategy: Strategy) -> bool:
+    """`ONE_TRAINING`, as the class that says `local` has it."""
+    return bool(_author(strategy).__dict__.get("ONE_TRAINING", False))
+
+
+def _author(strategy: Strategy) -> type:
+    """Who computes what owners send."""
+    return next(kind for kind in type(strategy).__mro__ if "local" in kind.__dict__)
+
+
 def same_numbers(strategy: Strategy) -> list[object]:
     """What shapes the numbers that owners send: who computes them (the class that says `local`), and its options."""
     fields: tuple[str, ...] = strategy.__struct_fields__  # type: ignore[attr-defined]
     shaping = {name: getattr(strategy, name) for name in fields if name not in strategy.SERVER and name != "weights"}
-    author = next(kind for kind in type(strategy).__mro__ if "local" in kind.__dict__)
-    return [author.__name__, strategy.weights, *([shaping] if shaping else [])]
+    return [_author(strategy).__name__, strategy.weights, *([shaping] if shaping else [])]
 
 
 Weights = Literal["rows", "equal"]

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput, NotFinite
 from smpc_fl.jobs import TrainJob
 from smpc_fl.learning.compression import Compressor
@@ -33,9 +34,11 @@ def train_locally(
     round_number: int,
     owner: str,
     kept: Mapping[str, Vector] | None = None,
+    entropy: Entropy | None = None,
 ) -> LocalResult:
     """One owner's part of one round. `model`: what came with the offer, left as it is: float32[d], and behind it what the
-    server shows. `kept`: what this owner kept in the last round that counted.
+    server shows. `kept`: what this owner kept in the last round that counted. `entropy`: for a job with privacy
+    for each record, whose lots and noise nobody may know.
 
     Raises `ShapeMismatch` (model, columns, types), `BadInput` (no rows, labels, batches that the plan cannot take),
     `NotFinite` (the update holds NaN or infinity)."""
@@ -45,7 +48,7 @@ def train_locally(
     received, shown = shown_of(job.strategy, shared, model)
     here = Local(
         plan, job, round_number, owner, shared, own_model(shared, received, kept), shown, inputs, targets, kept,
-        mask=_mask(job, shared, round_number),
+        mask=_mask(job, shared, round_number), entropy=entropy,
     )  # fmt: skip
     parts = job.strategy.local(here)
     sizes = job.strategy.parts(shared.size)

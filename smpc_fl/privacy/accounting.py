@@ -27,8 +27,8 @@ _MOST_EPSILON = 1e6
 
 @dataclass(frozen=True)
 class Spent:
-    """What `releases` sums of a run have cost so far: (`epsilon`, `delta`)-differential privacy for each `unit` as a whole, by
-    whose word (`accountant`)."""
+    """What `releases` noisy sums of a run have cost so far: (`epsilon`, `delta`)-differential privacy for each `unit` as a
+    whole, by whose word (`accountant`). For records: steps of local training, over rows drawn at `sampling_rate`."""
 
     epsilon: float
     delta: float
@@ -37,11 +37,15 @@ class Spent:
     releases: int
     noise_multiplier: float
     accountant: str = ACCOUNTANT
+    sampling_rate: float | None = None
 
     def __str__(self) -> str:
+        sums = f"{self.releases} releases"
+        if self.sampling_rate is not None:
+            sums = f"{self.releases} steps at sampling rate {self.sampling_rate:g}"
         return (
             f"ε = {self.epsilon:.3f} at δ = {self.delta:g} for each {self.unit}, after {self.rounds} rounds "
-            f"({self.releases} releases, noise multiplier {self.noise_multiplier:g}; {self.accountant})"
+            f"({sums}, noise multiplier {self.noise_multiplier:g}; {self.accountant})"
         )
 
 
@@ -102,8 +106,8 @@ def spent(privacy: Privacy, rounds: int, releases: int) -> Spent:
     assert privacy.noise_multiplier is not None
     epsilon = 0.0
     if releases:
-        dp, accountant = _dp_accounting(epsilon_of(cost(privacy.noise_multiplier, releases), privacy.delta))
-        book = accountant()
+        size = epsilon_of(cost(privacy.noise_multiplier, releases), privacy.delta)
+        dp, book = dp_accounting_with("REPLACE_ONE", size)
         book.compose(dp.GaussianDpEvent(privacy.noise_multiplier), releases)
         epsilon = float(book.get_epsilon(privacy.delta))
     return Spent(epsilon, privacy.delta, privacy.unit, rounds, releases, privacy.noise_multiplier)
@@ -119,12 +123,13 @@ def calibrated(privacy: Privacy, releases: int) -> Privacy:
         return privacy
     if releases < 1:
         raise BadInput("privacy with epsilon= needs a number of rounds to share it out among; or say noise_multiplier=")
-    dp, accountant = _dp_accounting(privacy.epsilon)
-    guess = math.sqrt(cost(1.0, releases) / cost_of(privacy.epsilon, privacy.delta))
+    most = privacy.epsilon
+    dp, _ = dp_accounting_with("REPLACE_ONE", most)
+    guess = math.sqrt(cost(1.0, releases) / cost_of(most, privacy.delta))
     found = dp.calibrate_dp_mechanism(
-        accountant,
+        lambda: dp_accounting_with("REPLACE_ONE", most)[1],
         lambda multiplier: dp.SelfComposedDpEvent(dp.GaussianDpEvent(multiplier), releases),
-        privacy.epsilon,
+        most,
         privacy.delta,
         dp.ExplicitBracketInterval(0.9 * guess, 1.1 * guess),
     )
@@ -132,13 +137,14 @@ def calibrated(privacy: Privacy, releases: int) -> Privacy:
     return Privacy(delta=privacy.delta, noise_multiplier=math.ceil(found * digits) / digits, unit=privacy.unit)
 
 
-def _dp_accounting(epsilon: float) -> tuple[ModuleType, Callable[[], Any]]:
-    """The package, and what makes an accountant for losses of about this size: with its own grid, 10^-4, unless that would
-    have millions of points. Takes seconds to import, so only when it is asked."""
+def dp_accounting_with(neighbours: str, epsilon: float) -> tuple[ModuleType, Any]:
+    """The package, and an empty book of its PLD accountant for this relation and for losses of about this size: with its own
+    grid, 10^-4, unless that would have millions of points. Takes seconds to import, so only when it is asked."""
     try:
         import dp_accounting
         from dp_accounting.pld import PLDAccountant
     except ImportError:
         raise Unavailable("privacy accounting needs dp-accounting: pip install 'smpc-fl[privacy]'") from None
-    relation, grid = dp_accounting.NeighboringRelation.REPLACE_ONE, max(1e-4, 1e-6 * min(epsilon, _MOST_EPSILON))
-    return dp_accounting, lambda: PLDAccountant(relation, value_discretization_interval=grid)
+    grid = max(1e-4, 1e-6 * min(epsilon, _MOST_EPSILON))
+    relation = dp_accounting.NeighboringRelation[neighbours]
+    return dp_accounting, PLDAccountant(relation, value_discretization_interval=grid)

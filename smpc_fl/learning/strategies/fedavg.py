@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, ClassVar
 
 import msgspec
 from msgspec import Meta
@@ -28,6 +28,8 @@ class FedAvg(msgspec.Struct, Strategy, frozen=True, tag=True, kw_only=True, forb
     weights: Weights = "rows"
     server_lr: Positive = 1.0
 
+    ONE_TRAINING: ClassVar[bool] = True
+
     def local(self, owner: Local) -> dict[str, Vector]:
         return {"update": owner.train().delta}
 
@@ -43,6 +45,8 @@ class FedProx(FedAvg, frozen=True, tag=True):
     Fₖ(w) + mu / 2 · ‖w - wᵗ‖², which holds them near the global model where their data differ."""
 
     mu: NotNegative = 0.1
+
+    ONE_TRAINING: ClassVar[bool] = True
 
     def local(self, owner: Local) -> dict[str, Vector]:
         return {"update": owner.train(pull=self.mu).delta}

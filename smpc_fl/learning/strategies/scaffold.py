@@ -31,6 +31,7 @@ class Scaffold(FedAvg, frozen=True, tag=True):
     weights: Literal["equal"] = "equal"
 
     KEEPS: ClassVar[bool] = True
+    ONE_TRAINING: ClassVar[bool] = True
     SHOWS: ClassVar[tuple[str, ...]] = ("control",)
 
     def check(self, local: LocalTraining) -> None:
