@@ -145,7 +145,7 @@ def test_prices() -> None:
     ] == [10, 10, 4, 2]
 
 
-@pytest.mark.parametrize(("most", "rate", "off"), [(0.5, 0.02, 1.0), (0.5, 0.02, 1.7), (0.5, 1.0, 1.0)])
+@pytest.mark.parametrize(("most", "rate", "off"), [(0.5, 0.02, 1.7), (0.5, 1.0, 1.0)])
 def test_a_multiplier_for_records_is_found(
     most: float, rate: float, off: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
