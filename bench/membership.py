@@ -14,7 +14,6 @@ import importlib.util
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -22,6 +21,7 @@ import torch
 
 import smpc_fl as sf
 from smpc_fl.nodes.demo.tables import Table
+from smpc_fl.privacy.records import calibrated
 
 SHOPS, WORDS, EPSILON, DELTA = 4, 4096, 4.0, 1e-4
 Floats = npt.NDArray[np.float64]
@@ -33,7 +33,7 @@ ROUNDS = 5
 def private(rows: int) -> sf.LocalTraining:
     """`rows`: about those of a shop."""
     privacy = sf.RecordPrivacy(epsilon=EPSILON, delta=DELTA, sampling_rate=0.1)
-    return sf.LocalTraining(batch_size=rows // 10, lr=5.0, privacy=privacy)
+    return calibrated(sf.LocalTraining(batch_size=rows // 10, lr=5.0, privacy=privacy), ROUNDS)
 
 
 @dataclass(frozen=True)
@@ -113,29 +113,19 @@ def main(arguments: list[str]) -> int:
     table = load()
     print(f"{len(table.y)} reviews, majority class {max(table.y.mean(), 1 - table.y.mean()):.3f}, {models} models each")
     for name, local in (("without privacy", PLAIN), (f"ε = {EPSILON:g}", private(len(table.y) // 2 // SHOPS))):
-        seen = [target(table, number, _once(local, number)) for number in range(models)]
+        seen = [target(table, number, local) for number in range(models)]
         figures: dict[str, list[float]] = {
             "members right": [each.right(True) for each in seen],
             "others right": [each.right(False) for each in seen],
             "AUC by loss": [by_loss(each) for each in seen],
         }
         if models > 3:
-            figures["AUC by likelihood ratio"] = [by_ratio(each, seen[:i] + seen[i + 1 :]) for i, each in enumerate(seen)]
-        print(f"{name}: " + ", ".join(f"{what} {np.mean(values):.3f} ± {np.std(values):.3f}" for what, values in figures.items()))
+            ratios = [by_ratio(each, seen[:i] + seen[i + 1 :]) for i, each in enumerate(seen)]
+            figures["AUC by likelihood ratio"] = ratios
+        said = (f"{what} {np.mean(values):.3f} ± {np.std(values):.3f}" for what, values in figures.items())
+        print(f"{name}: {', '.join(said)}")
         print(f"  {seen[0].privacy}", flush=True)
     return 0
-
-
-_calibrated: dict[sf.LocalTraining, sf.LocalTraining] = {}
-
-
-def _once(local: sf.LocalTraining, number: int) -> Any:
-    """Its noise multiplier is worked out once for all models."""
-    from smpc_fl.privacy.records import calibrated
-
-    if local not in _calibrated:
-        _calibrated[local] = calibrated(local, ROUNDS)
-    return _calibrated[local]
 
 
 if __name__ == "__main__":

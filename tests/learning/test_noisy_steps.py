@@ -19,9 +19,10 @@ from torch.nn import functional
 from smpc_fl.errors import BadInput, InternalError
 from smpc_fl.jobs import LocalTraining, RecordPrivacy, TrainJob
 from smpc_fl.learning import noisy_steps
+from smpc_fl.learning.local_result import LocalResult
 from smpc_fl.learning.noisy_steps import UNITS, NoisySteps, clipped_sum
 from smpc_fl.learning.strategies import Ditto, FedAvg, FedSGD, QFedAvg, Scaffold
-from smpc_fl.learning.training import LocalResult, train_locally
+from smpc_fl.learning.training import train_locally
 from smpc_fl.plans.operators import table
 from smpc_fl.plans.plan import Plan
 

@@ -15,6 +15,8 @@ import smpc_fl as sf
 from smpc_fl.errors import BadInput, MalformedMessage, Unavailable
 from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RecordPrivacy, TrainJob, decode_job, encode_job
 from smpc_fl.learning.strategies import Ditto, FedAdam, FedAvg, FedBN, FedProx, FedSGD, QFedAvg, Scaffold
+from smpc_fl.plans.document import Part
+from smpc_fl.plans.update_document import UpdateDocument, encode_update
 from smpc_fl.privacy import records
 from smpc_fl.privacy.accounting import cost, epsilon_of
 from smpc_fl.privacy.records import Noisy, calibrated, check_job, epsilon, price, spent, steps_of
@@ -22,6 +24,8 @@ from smpc_fl.protocols.work import work_of
 
 PRIVACY = RecordPrivacy(delta=1e-5, sampling_rate=0.1, noise_multiplier=2.0)
 EQUAL = FedAvg(weights="equal")
+
+UPDATE = encode_update(UpdateDocument("ridge", 1, [Part("w", [2], "parameter")], ["x", "y"], {}, []))
 
 
 def local(epochs: int = 1, **privacy: Any) -> LocalTraining:
@@ -59,6 +63,7 @@ class Curious(FedAvg, frozen=True, tag=True):
         ({"evaluation": Evaluation(inputs="x", targets="ty")}, "metrics carry no noise"),
         ({"evaluation": Evaluation(inputs="t", targets="u", finetune=LocalTraining())}, "trains without noise"),
         ({"plan": PLAN.replace(b"aten.linear.default", b"aten.batch_norm.default")}, "use group or layer norm"),
+        ({"plan": UPDATE}, "an update function takes no steps"),
         ({"local": local(10_000, sampling_rate=1e-3)}, "10000000 steps a round are more than 1000000"),
     ],
 )  # fmt: skip
