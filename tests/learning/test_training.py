@@ -17,10 +17,11 @@ from torch.nn import functional
 
 from smpc_fl.errors import BadInput, NotFinite, ShapeMismatch, SmpcError
 from smpc_fl.jobs import LocalTraining, TrainJob
+from smpc_fl.learning.local_result import LocalResult
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.shuffle import permutation, stream
 from smpc_fl.learning.strategies import FedSGD
-from smpc_fl.learning.training import LocalResult, train_locally
+from smpc_fl.learning.training import train_locally
 from smpc_fl.plans.interpreter import run
 from smpc_fl.plans.operators import table
 from smpc_fl.plans.plan import Plan
