@@ -253,7 +253,8 @@ class Owner(Node):
         finally:
             if (state := _machine(shell).state) is State.IDLE:
                 await self._cadence.give_back(counted)
-            if state in (State.IDLE, State.CLOSED):
+            # One whose end is still being written forgets itself when it is: closed, its secrets would not be erased.
+            if state is State.IDLE or (state is State.CLOSED and shell.at_rest):
                 self._forget(shell)
 
     def _expected(self, manifest: Manifest) -> Expected | None:

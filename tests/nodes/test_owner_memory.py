@@ -38,8 +38,10 @@ from smpc_fl.pointers.session import (
     encode_request,
 )
 from smpc_fl.protocols import relay
+from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.manifest import manifest_hash
-from smpc_fl.protocols.messages import Prekey, Refusal, Relay, RoundClosed, RoundOffer, SeedReport, Signed
+from smpc_fl.protocols.messages import Manifest, Prekey, Refusal, Relay, RoundClosed, RoundOffer, SeedReport, Signed
+from smpc_fl.protocols.records import SECRET
 from smpc_fl.sealing import KeyPair
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
@@ -165,6 +167,61 @@ async def test_of_two_offers_at_once_one_is_taken(world: Played) -> None:
     job = msgspec.structs.replace(JOB, seed=b"both at once....")
     both = [(await world.begin(cohort, job))[1] for cohort in (COHORT, EVERYBODY)]
     assert sorted(code(error) for error in await world.answer_to(*both)) == ["", "SubtractionRefused"]
+
+
+async def test_an_offer_that_comes_while_the_end_is_written_leaves_no_secret(
+    world: Played, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Found by the simulation (seed 196459): the round was forgotten before its erasure was on the disk."""
+    _, manifest = await world.begin(COHORT, msgspec.structs.replace(JOB, seed=b"closed at once.."))
+    offer = RoundOffer(manifest, world.endorse(manifest_hash(manifest), *AGGREGATORS))
+    writing, go_on, closed, again = (asyncio.Event() for _ in range(4))
+    journal, owner = world.owner.journal, world.owner
+    append, offered, to_rounds = journal.append_all, owner._offered, owner._to_rounds
+
+    async def slowly(stream: str, records: Any, *more: Any, **others: Any) -> None:
+        if any(kind == "Reporting" for kind, _ in records):
+            writing.set()
+            await go_on.wait()
+        await append(stream, records, *more, **others)
+
+    async def watched(*given: Any) -> None:
+        second = writing.is_set()
+        if second:
+            await closed.wait()
+        await offered(*given)
+        if second:
+            again.set()
+
+    async def heard(event: Any) -> None:
+        hearing = asyncio.ensure_future(to_rounds(event))
+        while _state_of(owner, manifest) not in ("", "CLOSED"):
+            await asyncio.sleep(0)
+        closed.set()
+        await hearing
+
+    monkeypatch.setattr(journal, "append_all", slowly)
+    monkeypatch.setattr(owner, "_offered", watched)
+    async with asyncio.timeout(30.0):
+        await world.say("coordinator", OWNER, offer, MODEL)
+        await writing.wait()
+        monkeypatch.setattr(owner, "_to_rounds", heard)
+        await world.say("coordinator", OWNER, offer, MODEL)
+        await world.close_round(manifest)
+        await again.wait()
+        go_on.set()
+        stream = f"round/{start_of(manifest).hex()}/0"
+        while {kind for kind, _ in journal.read(stream)} & SECRET or not journal.read(stream):
+            await asyncio.sleep(0.01)
+
+
+def start_of(manifest: Signed) -> bytes:
+    return decode(manifest.body, Manifest).run
+
+
+def _state_of(owner: Owner, manifest: Signed) -> str:
+    shell = owner._rounds.get((start_of(manifest), 0))
+    return "" if shell is None else str(shell.machine.state.name)  # type: ignore[attr-defined]
 
 
 async def test_a_round_that_was_refused_has_given_nothing(world: Played) -> None:

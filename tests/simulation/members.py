@@ -337,7 +337,7 @@ class Owner(Member):
         earlier = self._earlier(computation_of(manifest), (manifest.run, manifest.round))
         shell.machine.expected = self.scenario.expected(tuple(sorted(earlier, key=sorted)))
         shell.feed(event)
-        if shell.machine.state in (OwnerState.IDLE, OwnerState.CLOSED):
+        if shell.machine.state is OwnerState.IDLE or (shell.machine.state is OwnerState.CLOSED and shell.at_rest):
             self._forget(shell)
 
     # --- what was given: as `nodes.owner_contributions` ---
