@@ -13,6 +13,9 @@ from typing import Any
 import mutations
 from msgspec import NODEFAULT, inspect
 
+from smpc_fl.learning import strategies as strategies_of_every_node  # noqa: F401 (registers them)
+from smpc_fl.learning import strategy as strategies
+from smpc_fl.learning.strategy import Strategy
 from smpc_fl.pointers.lineage import DTYPES, Literal
 
 _IDS = ("alice", "bob", "coordinator", "aggregator-0", "a", "A.b_c@d-e", "9")
@@ -63,6 +66,11 @@ def _draw(rng: Random, kind: inspect.Type, pools: Pools, depth: int) -> Any:
             return {_draw(rng, key, pools, depth + 1): _draw(rng, value, pools, depth + 1) for _ in range(size)}
         case inspect.Metadata(type=inner):
             return _draw(rng, inner, pools, depth)
+        case inspect.CustomType(cls=cls) if cls is Strategy:
+            names = sorted(
+                name for name, known in strategies.known().items() if known.__module__.startswith("smpc_fl.")
+            )
+            return _draw(rng, _type_info(strategies.known()[rng.choice(names)]), pools, depth)
         case _:
             raise AssertionError(f"no grammar for {kind}: add it")
 

@@ -227,3 +227,17 @@ def test_the_rule_for_fine_tuning_is_the_global_model_and_a_few_steps_at_home() 
     np.testing.assert_array_equal(
         plan().layout.unflatten(heads.vector)["weight"], plan().layout.unflatten(plan().initial)["weight"]
     )
+
+
+def test_gradients_have_nothing_to_say_about_statistics() -> None:
+    """SCAFFOLD and q-FedAvg work on parameters; batch norm's statistics are averaged as they are."""
+    with torch.random.fork_rng():
+        torch.manual_seed(1)
+        norm = sf.Plan.from_module(
+            nn.Sequential(nn.Linear(4, 3), nn.BatchNorm1d(3), nn.Linear(3, 2)), example=(X[:4], Y[:4])
+        )
+    for strategy in (sf.Scaffold(), sf.QFedAvg(q=0.5)):
+        run = sf.simulate(
+            norm, OWNERS, rounds=2, strategy=strategy, seed=1, max_samples=64, clip=100.0, workers=1
+        ).wait()
+        assert abs(run.model.state_dict()["1.running_mean"]).sum() > 0

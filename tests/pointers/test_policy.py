@@ -18,7 +18,7 @@ from smpc_fl.errors import (
 )
 from smpc_fl.jobs import AggregateJob
 from smpc_fl.pointers.lineage import Expression, Ref, Span, apply, encode_expression, literal, registered
-from smpc_fl.pointers.policy import check_aggregate, check_history, counted_group, weighting
+from smpc_fl.pointers.policy import check_aggregate, check_history, check_weighting, counted_group, weighting
 from smpc_fl.pointers.shapes import Spec
 
 X, Y, Z = registered("x"), registered("y"), registered("other/z")
@@ -145,3 +145,10 @@ def test_weightings_of_each_kind_or_one() -> None:
             if now is not before:
                 with pytest.raises(IsolationRefused, match="weights before"):
                     history(now, (before, OWNERS), weightings="one")
+
+
+def test_a_weighting_is_one_number() -> None:
+    check_weighting(apply("sum", [Ref(0), 0], [Y]), LEAVES)
+    for several in (X, MEAN):
+        with pytest.raises(ShapeMismatch, match="a weight is one number: reduce first"):
+            check_weighting(several, LEAVES)
