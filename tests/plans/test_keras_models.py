@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from documents import FENCE, ROOT
 from sklearn.datasets import load_diabetes
 
 import smpc_fl as sf
@@ -103,6 +104,21 @@ def test_a_plan_computes_what_the_keras_model_computes(name: str, keras: Any) ->
         tensor = values["@" + variable.path.removeprefix(model.name + "/").replace("/", ".")]
         # Keras divides a batch's variance by the rows, torch by one less, of what is kept for later.
         torch.testing.assert_close(tensor, variable.value, rtol=0.02, atol=0.01)
+
+
+def test_what_the_page_says_runs_as_written(
+    keras: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """docs/frameworks.md, in the one process that has keras."""
+    monkeypatch.setenv("KERAS_BACKEND", "torch")  # which the page sets: taken back afterwards
+    text = (ROOT / "docs" / "frameworks.md").read_text(encoding="utf-8")
+    blocks = [match["text"] for match in FENCE.finditer(text) if match["language"] == "python"]
+    for number, block in enumerate(blocks):
+        exec(compile(block, "frameworks.md", "exec"), {"__name__": f"page_frameworks_{number}"})  # noqa: S102 (our own page)
+    shown = {name: float(value) for name, value, *_ in map(str.split, capsys.readouterr().out.splitlines())}
+    assert shown["keras"] < 0.75
+    assert shown["sklearn"] > 0.95
+    assert shown["quantile"] == pytest.approx(68.0, abs=1.0)  # that of all rows together: 68.04
 
 
 def test_the_second_articles_network_on_the_diabetes_data(keras: Any) -> None:
