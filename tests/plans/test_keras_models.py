@@ -133,10 +133,10 @@ def test_the_second_articles_network_on_the_diabetes_data(keras: Any) -> None:
     model.compile(optimizer="sgd", loss="mse")
     plan = sf.Plan.from_keras(model, example=(x[:4], y[:4]))
     owners = {f"owner-{n}": {"x": x[part], "y": y[part]} for n, part in enumerate(parts)}
-    local = sf.LocalTraining(epochs=2, batch_size=16, lr=0.02)
-    federated = sf.simulate(plan, owners, rounds=12, local=local, seed=1).wait()
+    local = sf.LocalTraining(epochs=2, batch_size=16, lr=0.03)
+    federated = sf.simulate(plan, owners, rounds=8, local=local, seed=1).wait()
     pooled = sf.simulate(
-        plan, {"all": {"x": x[order[90:]], "y": y[order[90:]]}}, rounds=12, local=local, k_min=1, seed=1
+        plan, {"all": {"x": x[order[90:]], "y": y[order[90:]]}}, rounds=8, local=local, k_min=1, seed=1
     ).wait()
     errors = {}
     for name, result in (("federated", federated), ("pooled", pooled)):
