@@ -57,6 +57,7 @@ def _pooled(net: nn.Module, x: torch.Tensor, y: torch.Tensor, seed: int) -> nn.M
     return net
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_federated_accuracy_is_within_a_point_of_pooled() -> None:
     x, x_test, y, y_test = _data()

@@ -30,6 +30,7 @@ def simulated(**options: Any) -> Run:
     return sf.simulate(PLAN, (40, made), **(defaults | options)).wait()
 
 
+@pytest.mark.slow
 def test_weights_by_rows_are_noisy_too() -> None:
     low = sf.Privacy(delta=1e-5, noise_multiplier=0.2)
     run = simulated(privacy=low, evaluation=sf.Evaluation(fraction=0.5, every=2, bins=2))

@@ -16,6 +16,7 @@ from smpc_fl.errors import Unavailable
 from smpc_fl.nodes.simulation.on_ray import FAN_IN, _Tree, on_ray
 
 
+@pytest.mark.slow
 def test_ray_agrees_with_threads_bit_for_bit() -> None:
     pytest.importorskip("ray")
     script = Path(__file__).with_name("ray_agrees.py")

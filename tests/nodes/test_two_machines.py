@@ -248,6 +248,7 @@ def a_revoked_researcher_hears_why_at_once(folder: Path) -> None:
     assert status().startswith("smpc-fl: RevokedKey: coordinator refused researcher: the key of researcher was revoked")
 
 
+@pytest.mark.slow
 def test_all_on_one_machine(machines: Machines) -> None:
     machines.blocks = list(DOCUMENT["All on one machine"])
     assert "WRONG" not in machines.next("one_machine/set-up")
