@@ -8,19 +8,30 @@ from pathlib import Path
 import pytest
 from documents import FENCE, ROOT, Block, run_block
 
-from smpc_fl.jobs import Privacy
+from smpc_fl.jobs import LocalTraining, Privacy, RecordPrivacy
 from smpc_fl.privacy.accounting import spent
+from smpc_fl.privacy.records import spent as spent_on_records
 
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 
 
 def test_the_example_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
-    (block,) = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
+    block, _ = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
     shown = run_block(block, tmp_path)
     accuracy = re.search(r"accuracy (\d\.\d\d)", shown)
     assert accuracy is not None
     assert float(accuracy[1]) > 0.85
     assert re.search(r"ε = (5\.9\d\d|6\.000) at δ = 1e-05 for each owner, after 6 rounds \(6 releases", shown)
+
+
+def test_the_example_for_records_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
+    _, block = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
+    shown = run_block(block, tmp_path)
+    accuracy = re.search(r"accuracy (\d\.\d\d)", shown)
+    assert accuracy is not None
+    assert float(accuracy[1]) > 0.85
+    privacy = RecordPrivacy(noise_multiplier=2.0, sampling_rate=0.1, delta=1e-5)
+    assert str(spent_on_records(LocalTraining(privacy=privacy), 3)) in shown
 
 
 @pytest.mark.parametrize(("multiplier", "releases"), [(4, 10), (32, 200)])
