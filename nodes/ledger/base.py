@@ -129,6 +129,10 @@ class Ledger(Protocol):
     def payload(self, digest: str) -> bytes:
         """The very bytes that were approved; `JobNotApproved` unless `status` is "approved"."""
 
+    def stored(self, digest: str) -> bytes:
+        """The bytes that were asked about, for people to look at before they decide; `BadInput` for a digest that nobody
+        asked for."""
+
     def decide(self, digest: str, approved: bool, reason: str = "") -> Request:
         """The owner's word; `BadInput` for a digest that nobody asked for. The last word counts."""
 
