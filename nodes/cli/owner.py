@@ -198,7 +198,7 @@ def show(digest: str, config: Path, check: bool) -> None:
     click.echo(f"\n{printable(request.summary)}\n")
     if request.kind in ("train", "aggregate"):
         loaded = load(config, OwnerConfig)
-        job = decode_job(ledger.payload(request.digest))
+        job = decode_job(ledger.stored(request.digest))
         click.echo(f"privacy     {balance(loaded.policy, loaded.home, job)}")
     for receipt in ledger.receipts(request.digest):
         click.echo(f"receipt     {printable(receipt)}")

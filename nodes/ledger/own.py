@@ -213,6 +213,9 @@ class OwnLedger:
             raise JobNotApproved(f"request {digest[:16]}… is {self.status(digest)}, not approved")
         return cast(bytes, row[0])
 
+    def stored(self, digest: str) -> bytes:
+        return cast(bytes, self._column(digest, "payload"))
+
     def decide(self, digest: str, approved: bool, reason: str = "") -> Request:
         with self._write() as db:
             found = self._find(db, digest)
@@ -251,10 +254,6 @@ class OwnLedger:
             return str(db.execute("SELECT number FROM revision").fetchone()[0])
 
     # --- for a ledger that keeps a second copy elsewhere ------------------------------------------------------------
-
-    def stored(self, digest: str) -> bytes:
-        """The bytes of a request, whatever was decided; `BadInput` for a digest that nobody asked for."""
-        return cast(bytes, self._column(digest, "payload"))
 
     def mirror(self, digest: str) -> bytes | None:
         """What `set_mirror` noted last: how the copy elsewhere must look. None before."""

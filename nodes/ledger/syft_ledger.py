@@ -112,6 +112,9 @@ class SyftLedger:
             raise JobNotApproved(f"request {digest[:16]}… is {status}, not approved")
         return self._own.payload(digest)
 
+    def stored(self, digest: str) -> bytes:
+        return self._own.stored(digest)
+
     def decide(self, digest: str, approved: bool, reason: str = "") -> Request:
         with self._locked():
             if not approved:
