@@ -15,6 +15,7 @@ from smpc_fl.privacy.records import spent as spent_on_records
 PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 
 
+@pytest.mark.slow
 def test_the_example_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
     block, _ = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
     shown = run_block(block, tmp_path)
@@ -24,6 +25,7 @@ def test_the_example_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
     assert re.search(r"ε = (5\.9\d\d|6\.000) at δ = 1e-05 for each owner, after 6 rounds \(6 releases", shown)
 
 
+@pytest.mark.slow
 def test_the_example_for_records_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
     _, block = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
     shown = run_block(block, tmp_path)

@@ -11,6 +11,7 @@ from documents import ROOT, run_section, sections
 PAGE = sections(ROOT / "docs" / "simulation.md")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heading", PAGE)
 def test_what_the_page_says_runs_as_written(heading: str, tmp_path: Path) -> None:
     shutil.copytree(ROOT / "examples", tmp_path / "examples")

@@ -245,7 +245,8 @@ def _mlp(estimator: Any, task: _Task) -> EstimatorPlan:
 
     def fitted(tensors: Tensors, passes: int, losses: Sequence[float]) -> Any:
         done = clone(estimator)
-        vars(done).update({name: value for name, value in vars(first).items() if name not in done.get_params()})
+        made = {name: value for name, value in first.__dict__.items() if name not in done.get_params()}
+        done.__dict__.update(made)
         done.coefs_ = [tensors[name].T.astype(np.float64) for name in weights]
         done.intercepts_ = [tensors[name.replace("weight", "bias")].astype(np.float64) for name in weights]
         done.n_iter_, done.loss_curve_ = passes, [half * loss for loss in losses]

@@ -4,6 +4,7 @@ vector, no interpreter in the oracle. Only the order of an owner's rows is taken
 from __future__ import annotations
 
 import copy
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -232,7 +233,7 @@ def qfedavg(q: float) -> State:
     return state
 
 
-BOXES: list[tuple[str, sf.FedAvg | sf.FedSGD, Callable[[], State]]] = [
+_BOXES: list[tuple[str, sf.FedAvg | sf.FedSGD, Callable[[], State]]] = [
     ("FedAvg", sf.FedAvg(), fedavg),
     ("FedAvg, half steps", sf.FedAvg(server_lr=0.5), lambda: fedavg(0.5)),
     ("FedSGD", sf.FedSGD(lr=LR), fedsgd),
@@ -244,6 +245,7 @@ BOXES: list[tuple[str, sf.FedAvg | sf.FedSGD, Callable[[], State]]] = [
     ("SCAFFOLD", sf.Scaffold(server_lr=0.9), lambda: scaffold(0.9)),
     ("q-FedAvg", sf.QFedAvg(q=0.8), lambda: qfedavg(0.8)),
 ]
+BOXES = [(name, strategy, functools.cache(box)) for name, strategy, box in _BOXES]
 
 
 def run(strategy: Any, net: nn.Module | None = None, ring_bits: int = 64, **changes: Any) -> sf.Run:

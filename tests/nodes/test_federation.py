@@ -117,7 +117,9 @@ def test_status_names_everybody(fed: sf.LocalFederation) -> None:
     assert all(run.state == "finished" for run in status.runs)
 
 
-@pytest.mark.parametrize(("aggregators", "rings"), [(2, {32: None, 18: 16}), (5, {32: None})])
+@pytest.mark.parametrize(
+    ("aggregators", "rings"), [(2, {32: None, 18: 16}), pytest.param(5, {32: None}, marks=pytest.mark.slow)]
+)
 def test_upload_is_what_plain_fedavg_sends(aggregators: int, rings: dict[int, int | None]) -> None:
     """At b = 32, d = 10^6: at most 1.01 x 4d bytes for each owner on the socket, whatever m is. Updates of 16 bits take two
     more for the sum of three owners, and so little over half."""

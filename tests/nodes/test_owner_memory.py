@@ -48,7 +48,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PLAN = linear_plan()
 MODEL = PLAN.initial.tobytes()
-MOST = 10
+MOST = 11
 """Rounds a day."""
 EVERYBODY = [*COHORT, "dave"]
 JOB = TrainJob(plan=PLAN.to_bytes(), inputs="x", targets="y", rounds=1, tolerance=1.0, ring_bits=64)
@@ -288,7 +288,7 @@ async def test_rounds_that_are_too_many_are_refused(world: Played) -> None:
     taken = 0
     while (error := (await world.answer_to((await world.begin(COHORT))[1]))[0]) is None:
         taken += 1
-    assert taken == MOST - 8
+    assert taken == MOST - 9
     assert "rounds_a_day" in str(error)
     await world.restart()
     [error] = await world.answer_to((await world.begin(COHORT))[1])

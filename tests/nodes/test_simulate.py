@@ -108,6 +108,7 @@ def test_the_model_is_that_of_the_integers(options: dict[str, Any], aggregators:
     assert torch.equal(run.model.state_dict()["weight"].flatten(), torch.from_numpy(run.vector[: 2 * FEATURES]))
 
 
+@pytest.mark.slow  # as tests/nodes/test_resume.py shows with more than this
 def test_the_model_is_that_of_a_federation_of_processes() -> None:
     data = owners(4)
     options: dict[str, Any] = {
