@@ -37,7 +37,7 @@ from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, Owner
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
-from smpc_fl.nodes.memory import keep_freed_memory
+from smpc_fl.nodes.memory import keep_freed_memory, settle
 from smpc_fl.nodes.metrics import NodeMetrics
 from smpc_fl.nodes.net import sizes
 from smpc_fl.nodes.net.attachment import Collected, Sink, abandon
@@ -305,6 +305,7 @@ class Node:
             await self.open()
             self.spawn(self._watch_roster_file())
             log.info("ready", id=self.id, role=self.role)
+            settle()
             await stop.wait()
         finally:
             await self.stop()

@@ -23,6 +23,7 @@ from smpc_fl.nodes.home.config import OwnerConfig
 from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger, open_ledger
 from smpc_fl.nodes.ledger.datasets import publish_configured
+from smpc_fl.nodes.memory import settle
 from smpc_fl.nodes.net import web
 from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
@@ -87,6 +88,7 @@ class Owner(Node):
         self._waiting: Counter[str] = Counter()
         self._waiting_bytes: Counter[str] = Counter()
         self._giving: dict[Key, _Giving] = {}
+        self._settled = False
         self._contributions = Contributions(self.journal)
         self._cadence = Cadence(config.policy, self.journal)
         self._commands = Commands(self.journal, time.time)
@@ -370,6 +372,9 @@ class Owner(Node):
             failure = InternalError(f"the computation failed at this owner ({type(error).__name__}): see its log")
             await shell.feed(ComputeFailed(failure))
         else:
+            if not self._settled:  # what was imported for the first computation stays
+                self._settled = True
+                settle()
             log.info("computed", run=run.hex(), round=round_number, seconds=round(time.monotonic() - began, 3))
             await shell.feed(Computed(vector))
 

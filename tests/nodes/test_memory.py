@@ -48,3 +48,32 @@ def test_without_glibc_nothing_changes(error: type[Exception], monkeypatch: pyte
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
     assert memory.keep_freed_memory() is False
+
+
+CYCLES = """
+import gc
+from smpc_fl.nodes.memory import settle
+
+class Ring:
+    living = 0
+    def __init__(self):
+        self.own, self.size = self, bytearray(1000)
+        Ring.living += 1
+    def __del__(self):
+        Ring.living -= 1
+
+library = [[number] for number in range(300_000)]
+settle()
+most = 0
+for _ in range(50_000):
+    Ring()
+    most = max(most, Ring.living)
+print(most, gc.get_freeze_count() > 300_000)
+"""
+
+
+def test_cycles_are_found_however_large_the_libraries_are() -> None:
+    done = subprocess.run([sys.executable, "-c", CYCLES], capture_output=True, text=True, check=True)
+    most, frozen = done.stdout.split()
+    assert frozen == "True"
+    assert int(most) < 5_000
