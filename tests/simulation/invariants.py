@@ -333,11 +333,6 @@ def of_an_end(books: Books, attempt: Attempt) -> None:
 # --- asked when something is durable ---
 
 
-def of_a_report(books: Books, member: Member, change: Change, record: Reporting) -> None:
-    fresh_secrets(books, member, record)
-    same_integers(books, member, change, record)
-
-
 def fresh_secrets(books: Books, member: Member, record: Reporting) -> None:
     """Every seed, blinder and key is drawn for one report and serves no other."""
     drawn = [*record.seeds.values(), *record.blinders, record.ephemeral]
