@@ -153,8 +153,9 @@ class Federation:
         following = Following(self._channel, job, list(owners), b"", self._waits)
         result, value = wait_for(following)
         return AggregateResult(
-            np.frombuffer(value, np.float64).copy(), list(result.included), result.clipped, result.total_weight
-        )
+            np.frombuffer(value, np.float64).copy(), list(result.included), result.clipped, result.total_weight,
+            result.worst_error,
+        )  # fmt: skip
 
     # --- learning ---
 

@@ -248,7 +248,12 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
         lines += [
             f"Secure {job.reduce} of {describe(decode_expression(job.expression))} over {len(start.cohort)} owners "
             f"({', '.join(sorted(start.cohort))}), weights: {shown or weighting(job)}.",
-            f"Values beyond ±{job.bound:g} saturate. What leaves is the {job.reduce} over all of them together.",
+            (
+                f"What is longer than {job.bound:g} (L2 norm) is scaled down to it."
+                if job.norm
+                else f"Values beyond ±{job.bound:g} saturate."
+            )
+            + f" What leaves is the {job.reduce} over all of them together.",
             f"Noise for differential privacy: {price(job)}.",
         ]
     return "\n".join(lines)

@@ -27,6 +27,7 @@ from smpc_fl.privacy.mechanism import Mechanism, tail_of
 from smpc_fl.protocols.manifest import Expected, Numbers, choose_numbers
 
 Purpose = Literal["train", "evaluate", "aggregate"]
+Mode = Literal["norm", "saturate"]
 ROUGH = 1e9
 """A tolerance that any error keeps."""
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
@@ -70,7 +71,7 @@ class Work:
     layout: VectorLayout
     clip: float
     max_samples: int
-    mode: Literal["norm", "saturate"]
+    mode: Mode
     tolerance: float
     ring_bits: RingBits | None
     update_bits: int | None = None
@@ -134,8 +135,9 @@ def _work_of(job: Job, purpose: Purpose) -> Work:
     subject = subject_of(job, purpose)
     if isinstance(job, AggregateJob):
         layout = VectorLayout(math.prod(job.shape))
+        mode: Mode = "norm" if job.norm else "saturate"
         return Work(
-            purpose, subject, layout, job.bound, _resolution(job), "saturate", job.tolerance, job.ring_bits,
+            purpose, subject, layout, job.bound, _resolution(job), mode, job.tolerance, job.ring_bits,
             sums=job.reduce == "sum",
         )  # fmt: skip
     rows = _max_samples(job)

@@ -176,12 +176,14 @@ class AggregateJob(_Value, frozen=True, tag=True):
 
     Each owner evaluates the expression on its own registered tensors, so operands cannot differ in lineage. `weights`:
     the researcher's, by sorted owner id, each in [LEAST_WEIGHT, 1], or None: rows / max_samples for a mean, 1 for a sum. Values
-    beyond ±bound saturate; how many owners had any is one slot of the secure vector."""
+    beyond ±bound saturate, or with `norm` the whole value is scaled down to that L2 norm; how many owners had any is one
+    slot of the secure vector."""
 
     expression: Annotated[bytes, Meta(max_length=1 << 23)]
     reduce: Literal["mean", "sum"]
     shape: Annotated[list[Annotated[int, Meta(ge=0, le=MAX_SIZE)]], Meta(max_length=16)]
     bound: Positive
+    norm: bool = False
     weights: (
         Annotated[list[Annotated[float, Meta(ge=LEAST_WEIGHT, le=1)]], Meta(min_length=1, max_length=4096)] | None
     ) = None

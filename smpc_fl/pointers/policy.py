@@ -140,7 +140,7 @@ def check_history(
         if job.expression != before.expression:
             continue
         if kind == weighting(before):
-            if (job.bound, job.max_samples, job.shape) != (before.bound, before.max_samples, before.shape):
+            if any(getattr(job, name) != getattr(before, name) for name in ("bound", "norm", "max_samples", "shape")):
                 raise IsolationRefused(
                     f"this computation was aggregated with another bound or max_samples before: a search over bounds "
                     f"would find single values; use bound={before.bound}, max_samples={before.max_samples}, or {ask}"

@@ -200,12 +200,14 @@ def _strict(decoder: msgspec.msgpack.Decoder[T], data: bytes, limit: int) -> T:
 @dataclass(frozen=True)
 class AggregateResult:
     """What a secure aggregate lets out. `value`: float64[size], the mean or the sum over `included` owners, as the job
-    says; `clipped`: how many owners had an element beyond ±bound; `total_weight`: Σ w over `included`."""
+    says; `clipped`: how many owners had an element beyond ±bound; `total_weight`: Σ w over `included`; `worst_error`: how
+    far an element may be off by rounding, and by noise but for one chance in 2^40."""
 
     value: npt.NDArray[np.float64]
     included: list[str]
     clipped: int
     total_weight: float
+    worst_error: float
 
 
 class Session(Protocol):

@@ -48,7 +48,12 @@ class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
         Discrete Gaussians are subgaussian (Canonne, Kamath and Steinke 2020, corollary 17): P(|Σ| > t sqrt(m) sigma) <=
         2 exp(-t² / 2), here with t² = 2 ln 2 · (41 + log2 slots), rounded up in integers so that all nodes say the same."""
-        return math.ceil(math.sqrt(1.3863 * (41 + slots.bit_length()) * aggregators) * self.sigma)
+        return math.ceil(deviations(slots, aggregators) * self.sigma)
+
+
+def deviations(slots: int, aggregators: int = 1) -> float:
+    """How many standard deviations of one aggregator's noise `Noise.bound` allows for."""
+    return math.sqrt(1.3863 * (41 + slots.bit_length()) * aggregators)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,7 @@ from smpc_fl.statistics.moments import (
     std,
     variance,
 )
+from smpc_fl.statistics.noise import spent
 from smpc_fl.statistics.options import ClampedWarning, SuppressedWarning
 from smpc_fl.statistics.quantiles import Quantiles, median, quantiles
 from smpc_fl.statistics.survival import SurvivalCurve, kaplan_meier
@@ -52,6 +53,7 @@ __all__ = [
     "mean",
     "median",
     "quantiles",
+    "spent",
     "std",
     "variance",
 ]

@@ -5,6 +5,9 @@ own tensors, which all have been checked to be alike. What a statistic needs is 
 put behind each other as one vector float64[d], and leaves as one secure sum in the ring of 64 bits: one round, 8 d bytes an
 owner. `reach`, 2^floor(log2(2047 / N)) for N owners, fills the ring at 52 fractional bits, the most there are: a total is
 off by at most N · 2^-53 / reach <= N² · 2^-63 of its scale (`fixed_point.worst_error`); counts are exact.
+
+With privacy the vector's L2 norm is what is bounded, and ±1 stands for the most that `max_rows` rows may have (`noise.py`): the
+ring's capacity rule leaves room for the noise.
 """
 
 from __future__ import annotations
@@ -12,26 +15,34 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
+from msgspec import to_builtins
 
 from smpc_fl.errors import BadInput, ShapeMismatch, Unavailable
 from smpc_fl.fixed_point import largest_fractional_bits, worst_error
 from smpc_fl.pointers.aggregates import OwnersMissingWarning, run_job
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.pointers.policy import check_cohort
+from smpc_fl.privacy.accounting import calibrated
+from smpc_fl.privacy.mechanism import deviations
 from smpc_fl.ring import ring
 from smpc_fl.statistics.draft import Draft
+from smpc_fl.statistics.noise import DEVIATIONS
 from smpc_fl.statistics.options import Settings
 from smpc_fl.statistics.remote import cat
 
 RING_BITS = 64
+ROUNDING = 1e-6
+"""Of noisy sums, in units of an owner's largest norm, which noise of any use is far above."""
 Part = tuple[PointerTensor, float | torch.Tensor]
 """A value without rows, and a power of two that no owner's is beyond (for each of its elements, if it is a tensor)."""
 
 
 class Totals(dict[str, torch.Tensor]):
-    """Sums over owners by name, float64; `error`: how far each may be off by the rounding on the wire."""
+    """Sums over owners by name, float64; `error`: how far each may be off by the rounding on the wire, or `DEVIATIONS`
+    standard deviations of the noise."""
 
     def __init__(self, values: Mapping[str, torch.Tensor], error: Mapping[str, torch.Tensor]) -> None:
         super().__init__(values)
@@ -64,19 +75,31 @@ class Cohort:
             _check_together({field: at[owner] for field, at in by_owner.items()})
         draft = Draft(session)
         self.first = {field: draft.take(pointer) for field, pointer in first.items()}
-        self.rows_scale = power_above(settings.max_rows)
+        self.privacy = None if settings.privacy is None else calibrated(settings.privacy, 1)
+        # With noise every row is worth the same, and `row_norm` says how much.
+        self.rows_scale = 1.0 if self.privacy else power_above(settings.max_rows)
         self.reach, self.error = wire(len(self.owners))
         self.included: list[str] | None = None
 
-    def totals(self, parts: Mapping[str, Part]) -> Totals:
-        """The parts' sums over all owners, in one secure sum.
+    def totals(self, parts: Mapping[str, Part], row_norm: float = 0.0) -> Totals:
+        """The parts' sums over all owners, in one secure sum. With privacy what one row adds to all of the parts, each over
+        its scale, has at most the L2 norm `row_norm`, > 0.
 
-        Raises `BadInput` where an owner has more than `max_rows` rows, `Unavailable` where an owner that was in an earlier
-        sum of this statistic dropped out, and what owners refuse with."""
-        scaled = [(value.to(torch.float64) * (self.reach / scale)).reshape(-1) for value, scale in parts.values()]
-        settings = {"reduce": "sum", "bound": self.reach, "tolerance": self.error, "ring_bits": RING_BITS}
-        result = run_job(cat(scaled), self.owners, settings)  # `privacy=` of the options will be passed on here
-        if result.clipped:
+        Raises `BadInput` where an owner has more than `max_rows` rows (not with privacy), `Unavailable` where an owner that
+        was in an earlier sum of this statistic dropped out, and what owners refuse with."""
+        settings: dict[str, Any] = {"reduce": "sum", "ring_bits": RING_BITS}
+        if self.privacy is None:
+            unit, error = self.reach, self.error
+            settings |= {"bound": self.reach, "tolerance": error}
+        else:
+            assert row_norm > 0
+            unit, error = 1 / (self.settings.max_rows * row_norm), 0.0
+            settings |= {"bound": 1.0, "norm": True, "tolerance": ROUNDING, "privacy": to_builtins(self.privacy)}
+        scaled = [(value.to(torch.float64) * (unit / scale)).reshape(-1) for value, scale in parts.values()]
+        result = run_job(cat(scaled), self.owners, settings)
+        if self.privacy is not None:  # and `clipped` is a guess
+            error = DEVIATIONS * result.worst_error / deviations(result.value.size + 2)
+        elif result.clipped:
             raise BadInput(
                 f"{result.clipped} of {len(result.included)} owners have more than max_rows={self.settings.max_rows} rows "
                 "of these fields: give a larger max_rows"
@@ -88,10 +111,19 @@ class Cohort:
         for name, (pointer, scale) in parts.items():
             shape = [d for d in pointer.known_shape if d is not None]
             size = math.prod(shape)
-            values[name] = flat[at : at + size].reshape(shape) * (scale / self.reach)
-            errors[name] = torch.full(shape, self.error / self.reach, dtype=torch.float64) * scale
+            values[name] = flat[at : at + size].reshape(shape) * (scale / unit)
+            errors[name] = torch.full(shape, error / unit, dtype=torch.float64) * scale
             at += size
         return Totals(values, errors)
+
+    def checked(self, parts: Mapping[str, Part]) -> dict[str, Part]:
+        """Parts that only tell whether the data are as they should be: none with privacy, as noise could not."""
+        return {} if self.privacy else dict(parts)
+
+    def least(self, error: float = 0.0) -> float:
+        """The fewest rows that something is told of, where their number may be off by `error`: `min_count`; with privacy also
+        what noise alone might make."""
+        return max(self.settings.min_count, error) if self.privacy else self.settings.min_count
 
     def _include(self, included: list[str]) -> None:
         if self.included is None and included != self.owners:

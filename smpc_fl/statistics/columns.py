@@ -22,17 +22,18 @@ from smpc_fl.statistics.remote import ones, where
 class Columns:
     """Columns of one field: `values` float64[rows, …] within ±`bound`, 0 where they are NaN; `valid` and `outside` are
     bool[rows, …]. `names`: `x[3]` for a column, `x` where there is but one; `scale`: the power of two above each one's
-    bound."""
+    bound, or with `tight` the bound itself."""
 
     names: list[str]
     values: PointerTensor
     valid: PointerTensor
     outside: PointerTensor
     bound: torch.Tensor
+    tight: bool = False
 
     @property
     def scale(self) -> torch.Tensor:
-        return powers_above(self.bound)
+        return self.bound if self.tight else powers_above(self.bound)
 
 
 def column_names(field: str, pointer: PointerTensor) -> list[str]:
@@ -56,7 +57,7 @@ def read_bound(bound: Bound, pointer: PointerTensor, field: str) -> torch.Tensor
     return numbers
 
 
-def columns(pointer: PointerTensor, bound: Bound, field: str, *, table: bool = False) -> Columns:
+def columns(pointer: PointerTensor, bound: Bound, field: str, settings: Settings, *, table: bool = False) -> Columns:
     """Set NaN aside and clamp to ±`bound`. `table`: as float64[rows, columns], also one column."""
     names = column_names(field, pointer)
     pointer = a_table(pointer, field) if table else pointer
@@ -66,7 +67,7 @@ def columns(pointer: PointerTensor, bound: Bound, field: str, *, table: bool = F
     x = pointer.to(torch.float64)
     valid = ~x.isnan()
     values = where(valid, x.clamp(-limit, limit), 0.0)
-    return Columns(names, values, valid, x.abs() > limit, limits)
+    return Columns(names, values, valid, x.abs() > limit, limits, tight=settings.privacy is not None)
 
 
 def one_column(pointer: PointerTensor, field: str) -> PointerTensor:
@@ -120,6 +121,7 @@ def warn_clamped(totals: Totals, *checked: tuple[str, Columns]) -> None:
     said = [
         f"{name} ({int(count)} beyond ±{float(bound):g})"
         for key, column in checked
+        if key in totals  # not with privacy
         for name, count, bound in zip(column.names, totals[key].reshape(-1), column.bound.reshape(-1), strict=True)
         if count > 0
     ]

@@ -6,6 +6,7 @@ which codes there are. Codes that are not in the list are counted, all together.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Unpack
@@ -15,8 +16,9 @@ import torch
 from smpc_fl.errors import BadInput
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.statistics.cohort import Cohort, Part
-from smpc_fl.statistics.columns import check_missing, columns, count_of, one_column, rows_of, warn_clamped
+from smpc_fl.statistics.columns import Columns, check_missing, columns, count_of, one_column, rows_of, warn_clamped
 from smpc_fl.statistics.display import table
+from smpc_fl.statistics.noise import Result, whole
 from smpc_fl.statistics.options import Bound, Options, Settings
 from smpc_fl.statistics.picture import Picture
 from smpc_fl.statistics.remote import products, where
@@ -28,9 +30,9 @@ MAX_CATEGORIES = 1024
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class GroupBy:
+class GroupBy(Result):
     """`counts` and `sums` float64[groups, columns] (or [groups] for one column), NaN where suppressed; `other`: rows of no
-    listed category, `missing`: of none at all (NaN). `error` bounds the wire's rounding of a sum."""
+    listed category, `missing`: of none at all (NaN). `error` bounds the wire's rounding of a sum, or with privacy the noise."""
 
     labels: list[str]
     names: list[str]
@@ -73,15 +75,18 @@ def group_by(
     """Count, sum and mean of `values` float[rows] or float[rows, c] in each group of the codes `by` [rows]; one round of
     2 · groups · columns + few numbers. `bound`: as in `mean`. Counts are exact. Groups of fewer than `min_count`
     values are suppressed, see `suppression.py`. The owners need memory for rows · groups numbers."""
-    check_suppress(suppress)
+    settings = Settings(**options)
+    check_suppress(suppress, settings)
     labels, codes = read_categories(categories, "categories")
-    cohort = Cohort(Settings(**options), values=values, by=by)
-    column = columns(cohort.first["values"], bound, "values", table=True)
+    cohort = Cohort(settings, values=values, by=by)
+    column = columns(cohort.first["values"], bound, "values", cohort.settings, table=True)
     key = one_column(cohort.first["by"], "by").to(torch.float64)
     member = one_hot(key, codes)
     rows = cohort.rows_scale
     counts = products(member, column.valid.to(torch.float64))
     sums = products(member, column.values)
+    if cohort.privacy:
+        return _noisy(cohort, labels, column, key, member, {"counts": (counts, 1.0), "sums": (sums, column.scale)})
     parts: dict[str, Part] = {
         "rows": rows_of(key, rows),
         "keyed": count_of(~key.isnan(), rows),
@@ -112,6 +117,29 @@ def group_by(
         missing=int(totals["rows"] - totals["keyed"]),
         left_out=int(totals["left_out"]) if suppress == "owner" else 0,
     )
+
+
+def _noisy(
+    cohort: Cohort,
+    labels: list[str],
+    column: Columns,
+    key: PointerTensor,
+    member: PointerTensor,
+    parts: dict[str, Part],
+) -> GroupBy:
+    """With privacy: sums of groups of fewer rows than the noise may make are NaN, the others within what their counts allow."""
+    # A row is in one group, where it adds to a count and a sum of each column, or in none.
+    row_norm = math.sqrt(2 * len(column.names))
+    totals = cohort.totals(
+        parts | {"other": ((~key.isnan()).sum() - member.sum(), 1.0), "missing": count_of(key.isnan(), 1.0)}, row_norm
+    )
+    counts, off = whole(totals["counts"]), float(totals.error["missing"])
+    sums = torch.minimum(torch.maximum(totals["sums"], -counts * column.scale), counts * column.scale)
+    sums = torch.where(counts < cohort.least(off), torch.nan, sums)
+    error = totals.error["sums"].expand_as(sums)
+    counts, sums, error = (part.reshape(part.shape[: cohort.first["values"].ndim]) for part in (counts, sums, error))
+    other, missing = (int(whole(totals[name])) for name in ("other", "missing"))
+    return GroupBy(labels, column.names, counts, sums, error, other, missing, 0, noise=cohort.privacy, count_error=off)
 
 
 def one_hot(key: PointerTensor, codes: torch.Tensor) -> PointerTensor:

@@ -12,8 +12,9 @@ import torch
 from smpc_fl.errors import BadInput
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.statistics.cohort import Cohort, Part
-from smpc_fl.statistics.columns import check_missing, one_column, rows_of
+from smpc_fl.statistics.columns import check_missing, count_of, one_column, rows_of
 from smpc_fl.statistics.display import number, table
+from smpc_fl.statistics.noise import Result, whole
 from smpc_fl.statistics.options import Options, Settings, Values
 from smpc_fl.statistics.picture import Picture
 from smpc_fl.statistics.remote import below, cat, where
@@ -23,9 +24,9 @@ MAX_EDGES = 1 << 16
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Histogram:
-    """`counts` float64[bins] of `edges` float64[bins + 1], exact, NaN where suppressed. `below` and `above`: outside the
-    edges; `missing`: NaN; `left_out`: in cells that owners suppressed themselves."""
+class Histogram(Result):
+    """`counts` float64[bins] of `edges` float64[bins + 1], exact without privacy, NaN where suppressed. `below` and `above`:
+    outside the edges; `missing`: NaN; `left_out`: in cells that owners suppressed themselves."""
 
     edges: torch.Tensor
     counts: torch.Tensor
@@ -49,8 +50,9 @@ def histogram(
 ) -> Histogram:
     """How many values of one column lie in each bin, as `numpy.histogram(values, edges)` counts them: bins are closed
     below, the last one above, too. Exact; one round of len(edges) + 3 numbers. `suppress`: see `suppression.py`."""
-    check_suppress(suppress)
-    cohort = Cohort(Settings(**options), x=pointers)
+    settings = Settings(**options)
+    check_suppress(suppress, settings)
+    cohort = Cohort(settings, x=pointers)
     x = one_column(cohort.first["x"], "x").to(torch.float64)
     bounds = read_edges(edges)
     inner = torch.cat([bounds[:-1], next_above(bounds[-1:])])
@@ -58,6 +60,14 @@ def histogram(
     low = below(where(valid, x, torch.inf).msort(), inner)  # a search does not know where NaN belongs
     found = valid.sum()
     cells = cat([low[:1], low[1:] - low[:-1], found - low[-1:]]).to(torch.float64)
+    if cohort.privacy:
+        # A row is in one cell, or has NaN.
+        noisy = cohort.totals({"cells": (cells, 1.0), "missing": count_of(~valid, 1.0)}, 1.0)
+        counts, off = whole(noisy["cells"]), float(noisy.error["missing"])
+        return Histogram(
+            bounds, counts[1:-1], float(counts[0]), float(counts[-1]), int(whole(noisy["missing"])), 0,
+            noise=cohort.privacy, count_error=off,
+        )  # fmt: skip
     parts: dict[str, Part] = {"rows": rows_of(x, cohort.rows_scale), "found": (found, cohort.rows_scale)}
     if suppress == "owner":
         keep, parts["left_out"] = at_owner(cells, cohort.settings.min_count, cohort.rows_scale)

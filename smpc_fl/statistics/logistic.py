@@ -68,10 +68,15 @@ def logistic_regression(
     """The maximum-likelihood fit of `y` [rows], 0 or 1 (or bool), on the columns of `x` [rows, c], over all rows of all
     owners: no penalty. Usually 5 to 9 rounds of p² + p + 1 numbers, p = c + 1; at most `steps`. An owner of one class
     only is nothing special. Raises `BadInput` for other labels, for one class over all owners, for a singular design and
-    for classes that can be told apart without an error, whose fit is infinite. Otherwise as `linear_regression`."""
+    for classes that can be told apart without an error, whose fit is infinite. Otherwise as `linear_regression`. Refuses
+    `privacy`: each step would be a noisy sum."""
     if not 1 <= steps <= MAX_STEPS:
         raise BadInput(f"steps={steps}: 1 to {MAX_STEPS} Newton steps, each is a secure sum")
-    cohort = Cohort(Settings(**options), x=x, y=y)
+    settings = Settings(**options)
+    settings.refuse_privacy(
+        "logistic_regression", "train a linear plan by Federation.train(privacy=…), whose rounds share one ε"
+    )
+    cohort = Cohort(settings, x=x, y=y)
     made = design(cohort, bound, intercept, names)
     label = cohort.first["y"].to(torch.float64)
     beta = torch.zeros(len(made.names), dtype=torch.float64)

@@ -8,6 +8,7 @@ American Statistician 37(3), 1983): subtract a public guess first, as `p - 120.0
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,7 +18,7 @@ import torch
 
 from smpc_fl.errors import BadInput
 from smpc_fl.pointers.pointer import PointerTensor
-from smpc_fl.statistics.cohort import Cohort, Totals, powers_above
+from smpc_fl.statistics.cohort import Cohort, Part, Totals, powers_above
 from smpc_fl.statistics.columns import (
     Columns,
     check_missing,
@@ -26,15 +27,16 @@ from smpc_fl.statistics.columns import (
     rows_of,
     warn_clamped,
 )
-from smpc_fl.statistics.display import table
+from smpc_fl.statistics.display import number, table
+from smpc_fl.statistics.noise import Result, positive_semidefinite, symmetric, whole
 from smpc_fl.statistics.options import Bound, Options, Settings, SuppressedWarning
 from smpc_fl.statistics.remote import cat, ones, products, where
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Summary:
+class Summary(Result):
     """Moments of every column; float64 of the columns' shape, `count` and `missing` int64. `mean_error` and the others say
-    how far the rounding on the wire may have moved them."""
+    how far the rounding on the wire, or with privacy the noise, may have moved them."""
 
     names: list[str]
     rows: int
@@ -61,9 +63,9 @@ class Summary:
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Covariance:
+class Covariance(Result):
     """`matrix` float64[c, c] over `rows` rows without NaN in any column, `mean` float64[c]; `error` bounds the wire's
-    rounding of each covariance, `correlation_error` that of each correlation, to first order."""
+    rounding (with privacy: the noise) of each covariance, `correlation_error` that of each correlation, to first order."""
 
     names: list[str]
     rows: int
@@ -91,14 +93,15 @@ def count(pointers: Sequence[PointerTensor], **options: Unpack[Options]) -> torc
     """How many values of each column are not NaN, over all owners: int64[columns], exact. As `DataFrame.count`."""
     cohort = Cohort(Settings(**options), x=pointers)
     valid = ~cohort.first["x"].to(torch.float64).isnan()
-    return cohort.totals({"count": count_of(valid, cohort.rows_scale)})["count"].to(torch.int64)
+    totals = cohort.totals({"count": count_of(valid, cohort.rows_scale)}, math.sqrt(_width(valid)))
+    return whole(totals["count"]).to(torch.int64)
 
 
 def mean(pointers: Sequence[PointerTensor], *, bound: Bound, **options: Unpack[Options]) -> torch.Tensor:
     """The mean over all rows of all owners: float64[columns]. `bound`: no |value| is larger (one number, or one a
     column); what is beyond counts as ±bound, with a warning. One round; off by at most N² · 2^-61 · bound · max_rows / rows."""
     cohort, column, totals = _sums(pointers, bound, options, squares=False)
-    return _shown(totals["sum"] / totals["count"], totals["count"], column, cohort.settings)
+    return _mean(cohort, column, totals)
 
 
 def variance(
@@ -117,18 +120,27 @@ def describe(pointers: Sequence[PointerTensor], *, bound: Bound, ddof: int = 1, 
     """Count, missing values, mean, variance and their errors, in one round; otherwise as `mean`."""
     cohort, column, totals = _sums(pointers, bound, options, squares=True)
     n, s, q = totals["count"], totals["sum"], totals["squares"]
-    e_s, e_q = totals.error["sum"], totals.error["squares"]
+    e_n, e_s, e_q = (totals.error[name] for name in ("count", "sum", "squares"))
+    least = cohort.least(float(e_n.max()))
     left = torch.where(n > ddof, n - ddof, torch.nan)
     spread = (q - s * s / n).clamp(min=0) / left
+    mean_error, variance_error = e_s / n, (e_q + (2 * s.abs() * e_s + e_s * e_s) / n) / left
+    if cohort.privacy:
+        mean, spread = s / n, torch.minimum(spread, column.bound.square())
+        # Independent noise in all three, to first order.
+        mean_error = torch.hypot(e_s, mean * e_n) / n
+        variance_error = (e_q**2 + (2 * mean * e_s) ** 2 + ((mean**2 - spread) * e_n) ** 2).sqrt() / n
     return Summary(
         names=column.names,
         rows=int(totals["rows"]),
         count=n.to(torch.int64),
-        missing=(totals["rows"] - n).to(torch.int64),
-        mean=_shown(s / n, n, column, cohort.settings),
-        variance=torch.where(n < cohort.settings.min_count, torch.nan, spread),
-        mean_error=e_s / n,
-        variance_error=(e_q + (2 * s.abs() * e_s + e_s * e_s) / n) / left,
+        missing=totals["missing"].to(torch.int64),
+        mean=_mean(cohort, column, totals),
+        variance=torch.where(n < least, torch.nan, spread),
+        mean_error=mean_error,
+        variance_error=variance_error,
+        noise=cohort.privacy,
+        count_error=float(e_n.max()) if cohort.privacy else 0.0,
     )
 
 
@@ -138,27 +150,43 @@ def covariance(
     """The covariance matrix of the columns of float[rows, c], over rows - `ddof`, from rows without any NaN; one round of
     (c + 1)² + c + 1 numbers. Raises `BadInput` for fewer than max(min_count, 2) rows; otherwise as `mean`."""
     cohort = Cohort(Settings(**options), x=pointers)
-    column = columns(cohort.first["x"], bound, "x", table=True)
+    column = columns(cohort.first["x"], bound, "x", cohort.settings, table=True)
     complete = column.valid.all(1)
     scale = torch.cat([torch.ones(1, dtype=torch.float64), column.scale])
     products = gram(complete, [column.values * (1 / column.scale)])
-    totals = cohort.totals(
-        {
-            "rows": rows_of(cohort.first["x"], cohort.rows_scale),
-            "outside": count_of(column.outside, cohort.rows_scale),
-            "products": (products, cohort.rows_scale),
-        }
-    )
+    parts = {
+        "rows": rows_of(cohort.first["x"], cohort.rows_scale),
+        "outside": count_of(column.outside, cohort.rows_scale),
+    }
+    # A row's part of ZᵀZ is zzᵀ, whose norm is that of z, squared: each of its 1 + c elements is within ±1.
+    totals = cohort.totals(cohort.checked(parts) | {"products": (products, cohort.rows_scale)}, len(scale))
     check_complete(totals, cohort.settings, ["a column"])
     warn_clamped(totals, ("outside", column))
     sums, e = totals["products"], float(totals.error["products"].max())
+    if cohort.privacy:
+        sums = symmetric(sums)
     n, s = sums[0, 0], sums[0, 1:]
-    if int(n) <= ddof or int(n) < cohort.settings.min_count:
-        raise BadInput(f"x: fewer than {max(cohort.settings.min_count, ddof + 1)} rows are complete over all owners")
+    least = max(cohort.least(e), ddof + 1)
+    if n < least:
+        raise BadInput(f"x: fewer than {number(least)} rows are complete over all owners")
     left, rescale = n - ddof, torch.outer(scale, scale)[1:, 1:]
     matrix = (sums[1:, 1:] - torch.outer(s, s) / n) / left
     error = (e + (e * (s.abs()[:, None] + s.abs()) + e * e) / n) / left
-    return Covariance(column.names, int(n), s / n * column.scale, matrix * rescale, error * rescale)
+    if cohort.privacy:
+        matrix, error = positive_semidefinite(matrix), _noise_error(matrix, s / n, e) / n
+    return Covariance(
+        column.names, int(n), s / n * column.scale, matrix * rescale, error * rescale,
+        noise=cohort.privacy, count_error=e if cohort.privacy else 0.0,
+    )  # fmt: skip
+
+
+def _noise_error(matrix: torch.Tensor, mean: torch.Tensor, e: float) -> torch.Tensor:
+    """n times how far noise of `e` in each of the sums of products moves covariances, to first order; those off the diagonal are
+    means of two."""
+    own = torch.eye(len(mean), dtype=torch.float64)
+    means = mean[:, None] ** 2 + mean**2
+    squares = (1 + own) / 2 + means * (1 + own) / 2 + (torch.outer(mean, mean) - matrix) ** 2
+    return e * squares.sqrt()
 
 
 def correlation(pointers: Sequence[PointerTensor], *, bound: Bound, **options: Unpack[Options]) -> torch.Tensor:
@@ -174,38 +202,52 @@ def gram(complete: PointerTensor, parts: Sequence[PointerTensor]) -> PointerTens
 
 def check_complete(totals: Totals, settings: Settings, fields: Sequence[str]) -> None:
     """`BadInput` for rows with NaN in `fields`, unless they are to be omitted; "products" has the complete ones."""
-    missing = totals["rows"] - totals["products"][0, 0]
-    check_missing(missing.reshape(1), totals["rows"], [" or ".join(fields)], settings)
+    if settings.privacy is None:
+        missing = totals["rows"] - totals["products"][0, 0]
+        check_missing(missing.reshape(1), totals["rows"], [" or ".join(fields)], settings)
 
 
 def _sums(
     pointers: Sequence[PointerTensor], bound: Bound, options: Options, *, squares: bool
 ) -> tuple[Cohort, Columns, Totals]:
     cohort = Cohort(Settings(**options), x=pointers)
-    column = columns(cohort.first["x"], bound, "x")
+    column = columns(cohort.first["x"], bound, "x", cohort.settings)
     rows, scale = cohort.rows_scale, column.scale
-    parts = {
-        "rows": rows_of(cohort.first["x"], rows),
-        "count": count_of(column.valid, rows),
-        "outside": count_of(column.outside, rows),
-        "sum": (column.values.sum(0), rows * scale),
-    }
+    parts: dict[str, Part] = {"count": count_of(column.valid, rows), "sum": (column.values.sum(0), rows * scale)}
     if squares:
-        parts["squares"] = (column.values.square().sum(0), rows * powers_above(column.bound.square()))
+        square = column.bound.square()
+        parts["squares"] = (column.values.square().sum(0), rows * (square if column.tight else powers_above(square)))
+    if cohort.privacy:
+        # A row has either NaN or a value, which adds to all of the others.
+        row_norm = math.sqrt(len(parts) * _width(column.valid))
+        totals = cohort.totals(parts | {"missing": count_of(~column.valid, rows)}, row_norm)
+        totals |= {name: whole(totals[name]) for name in ("count", "missing")}
+        totals["rows"] = (totals["count"] + totals["missing"]).max()
+        return cohort, column, totals
+    parts |= {"rows": rows_of(cohort.first["x"], rows), "outside": count_of(column.outside, rows)}
     totals = cohort.totals(parts)
-    check_missing(totals["rows"] - totals["count"], totals["rows"], column.names, cohort.settings)
+    totals["missing"] = totals["rows"] - totals["count"]
+    check_missing(totals["missing"], totals["rows"], column.names, cohort.settings)
     warn_clamped(totals, ("outside", column))
     return cohort, column, totals
 
 
-def _shown(value: torch.Tensor, counts: torch.Tensor, column: Columns, settings: Settings) -> torch.Tensor:
-    """`value`, NaN where it is over fewer than `min_count` rows."""
-    small = counts < settings.min_count
+def _width(valid: PointerTensor) -> int:
+    """Columns."""
+    return math.prod(d for d in valid.known_shape[1:] if d is not None)
+
+
+def _mean(cohort: Cohort, column: Columns, totals: Totals) -> torch.Tensor:
+    """NaN where it is over too few rows."""
+    least = cohort.least(float(totals.error["count"].max()))
+    small = totals["count"] < least
     if bool(small.any()):
         names = [name for name, few in zip(column.names, small.reshape(-1).tolist(), strict=True) if few]
+        why = f"min_count={cohort.settings.min_count} rows"
+        if least > cohort.settings.min_count:
+            why = f"the {least:.0f} rows that the noise may make"
         warnings.warn(
-            f"{', '.join(names)}: fewer than min_count={settings.min_count} rows over all owners, suppressed",
-            SuppressedWarning,
-            stacklevel=3,
+            f"{', '.join(names)}: fewer than {why} over all owners, suppressed", SuppressedWarning, stacklevel=4
         )
-    return torch.where(small, torch.nan, value)
+    value = totals["sum"] / totals["count"]
+    return torch.where(small, torch.nan, value.clamp(-column.bound, column.bound) if cohort.privacy else value)

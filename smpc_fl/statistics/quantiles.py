@@ -21,18 +21,20 @@ from smpc_fl.errors import BadInput
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.statistics.cohort import Cohort, Part
 from smpc_fl.statistics.columns import a_table, check_missing, column_names, count_of, rows_of
-from smpc_fl.statistics.display import table
+from smpc_fl.statistics.display import number, table
+from smpc_fl.statistics.noise import Result, increasing
 from smpc_fl.statistics.options import Bound, Options, Settings, Values
-from smpc_fl.statistics.remote import below, where
+from smpc_fl.statistics.remote import below, cat, where
 
 MAX_STEPS = 16
 MAX_SECTIONS = 1 << 14
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Quantiles:
+class Quantiles(Result):
     """`lower` < the quantile <= `upper`, float64[len(q), columns] or float64[len(q)]; `values` lies between, off by at most
-    `error`. `rows` int64[columns] without NaN; `rounds`: secure sums that it took."""
+    `error`. `rows` int64[columns] without NaN; `rounds`: secure sums that it took. `likely`: with privacy the cell to which the
+    noisy counts come up, which need not be in the middle."""
 
     q: list[float]
     names: list[str]
@@ -40,14 +42,15 @@ class Quantiles:
     upper: torch.Tensor
     rows: torch.Tensor
     rounds: int
+    likely: torch.Tensor | None = None
 
     @property
     def values(self) -> torch.Tensor:
-        return self.lower / 2 + self.upper / 2
+        return self.lower / 2 + self.upper / 2 if self.likely is None else self.likely
 
     @property
     def error(self) -> torch.Tensor:
-        return (self.upper - self.lower) / 2
+        return torch.maximum(self.upper - self.values, self.values - self.lower)
 
     def __repr__(self) -> str:
         values, error = (part.reshape(len(self.q), -1).tolist() for part in (self.values, self.error))
@@ -70,9 +73,12 @@ def quantiles(
     one a column.
 
     "histogram": one round, `bins` cells of equal width a column. "bisection": rounds of `sections` cells for each quantile
-    and column until they are no wider than `tolerance` (2^-20 of the bounds), at most 16. Raises `BadInput` for a
-    quantile that lies outside the bounds, and for fewer than `min_count` values."""
+    and column until they are no wider than `tolerance` (2^-20 of the bounds), at most 16; refuses `privacy`. Raises
+    `BadInput` for a quantile that lies outside the bounds (with privacy such values count as just within), and for fewer
+    than `min_count` values."""
     cohort = Cohort(Settings(**options), x=pointers)
+    if method == "bisection":
+        cohort.settings.refuse_privacy("bisection", 'take method="histogram"')
     x = a_table(cohort.first["x"], "x")
     flat = cohort.first["x"].ndim == 1
     names = column_names("x", cohort.first["x"])
@@ -86,6 +92,8 @@ def quantiles(
     cells = bins if method == "histogram" else sections
     if not 2 <= cells <= MAX_SECTIONS:
         raise BadInput(f"{cells} cells: between 2 and {MAX_SECTIONS}")
+    if cohort.privacy:
+        return _noisy(cohort, x, wanted, names, low, high, cells)
     lower, upper = low.expand(len(wanted), -1).clone(), high.expand(len(wanted), -1).clone()
     found = rows = torch.zeros(0)
     settled = torch.zeros_like(lower, dtype=torch.bool)
@@ -139,6 +147,47 @@ def median(
 ) -> torch.Tensor:
     """The median of every column: float64[columns]; otherwise as `quantiles`, which also tells how far it may be off."""
     return quantiles(pointers, 0.5, bounds=bounds, method=method, **options).values[0]
+
+
+def _noisy(
+    cohort: Cohort,
+    x: PointerTensor,
+    q: list[float],
+    names: list[str],
+    low: torch.Tensor,
+    high: torch.Tensor,
+    cells: int,
+) -> Quantiles:
+    """With privacy: from noisy cells, of each of which a row is in one. How many rows are up to an edge is their running sum,
+    made to increase; `lower` and `upper` are what `DEVIATIONS` of its noise leave room for."""
+    valid = ~x.isnan()
+    ordered = where(valid, x.clamp(low, high), torch.inf).msort().T
+    edges = _grid(low[None], high[None], cells, shared=True)[0]
+    up_to = below(ordered, edges[:, 1:], or_at=True)
+    counted = cat([up_to[:, :1], up_to[:, 1:] - up_to[:, :-1]], 1)
+    totals = cohort.totals({"cells": (counted, 1.0)}, math.sqrt(len(names)))
+    off = float(totals.error["cells"].max())
+    running = increasing(totals["cells"].cumsum(1))
+    found = running[:, -1]
+    least = cohort.least(off * math.sqrt(cells))
+    if few := [name for name, n in zip(names, found.tolist(), strict=True) if n < least]:
+        raise BadInput(
+            f"{', '.join(few)}: fewer than {number(math.ceil(least))} values over all owners, which noise may make"
+        )
+    share = torch.tensor(q, dtype=torch.float64)[:, None, None]
+    place = torch.arange(1, cells + 1)
+    # The noise of the sum up to an edge, less its share of the noise of all.
+    apart = off * ((1 - share) ** 2 * place + share**2 * (cells - place)).sqrt()
+    rank = (share * found[:, None].round()).ceil().clamp(min=1) - 0.5
+    surely, likely, maybe = ((running + sign * apart >= rank).to(torch.int8).argmax(2) for sign in (-1, 0, 1))
+    surely = torch.where((running - apart >= rank).any(2), surely, cells - 1)
+    at = torch.arange(len(names))
+    lower, upper, middle = edges[at, maybe], edges[at, surely + 1], (edges[at, likely] + edges[at, likely + 1]) / 2
+    if cohort.first["x"].ndim == 1:
+        lower, upper, middle = lower[:, 0], upper[:, 0], middle[:, 0]
+    return Quantiles(
+        q, names, lower, upper, found.round().to(torch.int64), 1, middle, noise=cohort.privacy, count_error=off
+    )
 
 
 def _locate(counts: torch.Tensor, share: float, n: float, least: int) -> tuple[int, int] | None:

@@ -13,6 +13,7 @@ from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.statistics.cohort import Cohort
 from smpc_fl.statistics.columns import Columns, columns, one_column
 from smpc_fl.statistics.display import table as text_table
+from smpc_fl.statistics.noise import Result
 from smpc_fl.statistics.options import Bound
 from smpc_fl.statistics.picture import Picture
 from smpc_fl.statistics.remote import cat, ones, where
@@ -22,9 +23,9 @@ _SINGULAR = 1e-10
 
 
 @dataclass(frozen=True, repr=False, eq=False)
-class Coefficients(ABC):
+class Coefficients(Result, ABC):
     """Base of a fitted regression: float64[p] each, `names` beside them; `error` bounds, to first order, how far the
-    rounding on the wire moved a coefficient."""
+    rounding on the wire, or with privacy the noise, moved a coefficient."""
 
     names: list[str]
     coefficients: torch.Tensor
@@ -81,7 +82,7 @@ class Design:
 
 def design(cohort: Cohort, bound: Bound, intercept: bool, names: Sequence[str] | None) -> Design:
     """Of fields "x" float[rows, c] (or [rows]) and "y" [rows]; `complete` is true where neither has NaN."""
-    x = columns(cohort.first["x"], bound, "x", table=True)
+    x = columns(cohort.first["x"], bound, "x", cohort.settings, table=True)
     y = one_column(cohort.first["y"], "y")
     complete = x.valid.all(1) & ~y.to(torch.float64).isnan()
     scaled = x.values * (1 / x.scale)
@@ -101,21 +102,23 @@ def check_rows(rows: float, parameters: int, min_count: int) -> None:
         raise BadInput(f"fewer than {needed} rows of x and y are complete over all owners: a fit needs more")
 
 
-def inverse(matrix: torch.Tensor, names: Sequence[str], error: float) -> torch.Tensor:
+def inverse(matrix: torch.Tensor, names: Sequence[str], error: float, *, noisy: bool = False) -> torch.Tensor:
     """The inverse of a Gram or Hessian matrix whose elements may be off by `error`. Raises `BadInput` that names columns
-    which are constant, or combinations of others."""
+    which are constant, or combinations of others, or may be for all that noise lets one tell."""
+    hidden = ", as far as the noise lets one tell" if noisy else ""
+    remedy = ", narrow its bound, or take less noise or more owners" if noisy else ""
     diagonal = matrix.diagonal()
     floor = 2 * error * len(names)
     if empty := [name for name, value in zip(names, diagonal.tolist(), strict=True) if value <= floor]:
-        raise BadInput(f"x: {', '.join(empty)} is constant over all owners together: leave it out of the model")
+        raise BadInput(f"x: {', '.join(empty)} is constant over all owners together{hidden}: leave it out{remedy}")
     scale = diagonal.rsqrt()
     values, vectors = torch.linalg.eigh(scale[:, None] * matrix * scale)
-    least = max(_SINGULAR, float(error * (scale * scale).max()) * len(names))
+    least = max(_SINGULAR, floor / 2 * float((scale * scale).max()))
     if float(values[0]) <= least:
         involved = [name for name, part in zip(names, vectors[:, 0].abs().tolist(), strict=True) if part > 1e-3]
         raise BadInput(
-            f"x: {', '.join(involved)} depend on each other over all owners together (a singular design matrix): leave one "
-            "of them out of the model"
+            f"x: {', '.join(involved)} depend on each other over all owners together (a singular design matrix){hidden}: "
+            f"leave one of them out{remedy}"
         )
     inverted: torch.Tensor = scale[:, None] * ((vectors / values) @ vectors.T) * scale
     return inverted

@@ -6,7 +6,8 @@ curious researcher. "owner": every owner sets its own cells of fewer than min_co
 that nobody else ever has them; the totals then lack those rows, and how many is one more total.
 
 Empty cells are shown. A cell that could be told from the others and their total is dropped with it (secondary
-suppression: Cox, "Suppression Methodology and Statistical Disclosure Control", JASA 75, 1980), in one-way tables.
+suppression: Cox, "Suppression Methodology and Statistical Disclosure Control", JASA 75, 1980), in one-way tables. With
+privacy nothing is suppressed: every cell has noise.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ import torch
 from smpc_fl.errors import BadInput
 from smpc_fl.pointers.pointer import PointerTensor
 from smpc_fl.statistics.cohort import Part
+from smpc_fl.statistics.options import Settings
 from smpc_fl.statistics.remote import where
 
 Suppress = Literal["total", "owner"]
 
 
-def check_suppress(suppress: str) -> None:
+def check_suppress(suppress: str, settings: Settings) -> None:
     if suppress not in ("total", "owner"):
         raise BadInput(f'suppress={suppress!r}: use "total" or "owner"')
+    if suppress == "owner" and settings.privacy is not None:
+        raise BadInput('suppress="owner" does not go with privacy=, whose noise protects small cells: leave it out')
 
 
 def small_cells(counts: torch.Tensor, min_count: int) -> torch.Tensor:

@@ -175,6 +175,9 @@ def test_a_killed_owner_remembers_what_it_has_given(world: OnDisk) -> None:
         fed.wait_for_owners()
         with pytest.raises(BudgetExceeded, match="alice: this job would bring what this owner has given to"):
             fed.train(linear_plan(), rounds=1, privacy=NOISE, **arguments).wait()
+        columns = [fed[owner].tensor("x") for owner in OWNERS]
+        with pytest.raises(BudgetExceeded, match="alice: this job would bring"):
+            sf.stats.count(columns, max_rows=20, nan_policy="omit", privacy=NOISE)
     shown = CliRunner().invoke(
         main, ["requests", "list", "--all", "--config", str(world.folder / "alice" / "node.toml")]
     )

@@ -128,7 +128,8 @@ class World:
             rows = len(next(iter(held.values())).private()) / job.max_samples
             w = job.weights[place] if job.weights else (1.0 if job.reduce == "sum" else rows)
             total, weight = total + w * np.clip(value, -job.bound, job.bound), weight + w
-        return AggregateResult(total / weight if job.reduce == "mean" else total, list(owners), clipped, weight)
+        mean = total / weight if job.reduce == "mean" else total
+        return AggregateResult(mean, list(owners), clipped, weight, 0.0)
 
 
 def example(rows: int, seed: int = 0) -> torch.Tensor:

@@ -132,6 +132,8 @@ def test_cohorts_that_differ_by_few(expression: Expression) -> None:
 def test_a_search_over_bounds() -> None:
     with pytest.raises(IsolationRefused, match=r"search over bounds.*bound=8\.0"):
         history(job(bound=4.0), (job(), OWNERS))
+    with pytest.raises(IsolationRefused, match="search over bounds"):
+        history(job(norm=True), (job(), OWNERS))
     with pytest.raises(IsolationRefused, match="max_samples"):
         history(job(max_samples=77), (job(), OWNERS))
 

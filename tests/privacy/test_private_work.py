@@ -43,6 +43,10 @@ def test_norms_of_evaluations_and_aggregates() -> None:
     assert statistic.mechanism.norm == pytest.approx(5.0 * math.sqrt(6))
     assert statistic.layout.scale <= 5.0
 
+    whole = work_of(aggregate(privacy=PRIVACY, norm=True), "aggregate")
+    assert whole.mechanism is not None
+    assert (whole.mode, whole.clip, whole.mechanism.norm) == ("norm", 5.0, 5.0)
+
     personal = work_of(train(privacy=PRIVACY, strategy=Ditto(), evaluation=Evaluation()), "evaluate")
     assert personal.mechanism is not None
     assert personal.mechanism.norm == math.sqrt(2.0)  # of two models

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import statsmodels.api as sm
+import torch
 from documents import FENCE, ROOT
 from lifelines import KaplanMeierFitter
 from scipy import stats as scipy_stats
@@ -20,7 +21,7 @@ NUMBERS = ["age", "trestbps", "thalch", "oldpeak"]
 
 @pytest.mark.timeout(300)
 def test_statistics_of_three_hospitals(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (block,) = FENCE.finditer((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8"))
+    block, _ = FENCE.finditer((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8"))
     (tmp_path / "block.py").write_text(block["text"], encoding="utf-8")
     monkeypatch.chdir(tmp_path)
     got = runpy.run_path("block.py")
@@ -69,3 +70,17 @@ def test_statistics_of_three_hospitals(tmp_path: Path, monkeypatch: pytest.Monke
     shown = ~curve.survival.isnan()
     assert shown.sum() > 45
     close(curve.survival[shown], fitted.survival_function_["KM_estimate"].to_numpy()[shown.numpy()], 1e-12)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_private_histogram_of_twelve_practices(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _, block = FENCE.finditer((ROOT / "docs" / "statistics.md").read_text(encoding="utf-8"))
+    (tmp_path / "block.py").write_text(block["text"], encoding="utf-8")
+    namespace = runpy.run_path(str(tmp_path / "block.py"))
+    got = namespace["ages"]
+    everybody = np.concatenate([each["age"] for each in namespace["owners"].values()])
+    exact = torch.from_numpy(np.histogram(everybody, [0, 40, 60, 120])[0])
+    assert bool(((got.counts - exact).abs() < 2 * got.count_error).all())
+    assert got.privacy.epsilon == pytest.approx(8.0, rel=0.01)
+    assert "for each owner" in capsys.readouterr().out
