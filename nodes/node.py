@@ -37,7 +37,7 @@ from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, Owner
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
-from smpc_fl.nodes.memory import keep_freed_memory, settle
+from smpc_fl.nodes.memory import give_back, keep_freed_memory, settle
 from smpc_fl.nodes.metrics import NodeMetrics
 from smpc_fl.nodes.net import sizes
 from smpc_fl.nodes.net.attachment import Collected, Sink, abandon
@@ -57,6 +57,8 @@ log = structlog.get_logger()
 
 MOST_PATIENCE = 10.0
 """Seconds that a message waits because its sender has said too much before: less than a ping's, or it would be dropped."""
+GIVE_BACK = 300.0
+"""Seconds between two looks at freed memory that nobody has used since."""
 
 
 class Node:
@@ -280,6 +282,11 @@ class Node:
             if changed:
                 await self._spread_roster()
 
+    async def _give_memory_back(self) -> None:
+        while True:
+            await asyncio.sleep(GIVE_BACK)
+            await asyncio.to_thread(give_back)
+
     # --- life ---
 
     async def open(self) -> None:
@@ -306,6 +313,7 @@ class Node:
             self.spawn(self._watch_roster_file())
             log.info("ready", id=self.id, role=self.role)
             settle()
+            self.spawn(self._give_memory_back())
             await stop.wait()
         finally:
             await self.stop()

@@ -48,6 +48,34 @@ def test_without_glibc_nothing_changes(error: type[Exception], monkeypatch: pyte
 
     monkeypatch.setattr("ctypes.CDLL", refuse)
     assert memory.keep_freed_memory() is False
+    assert memory.give_back() is False
+
+
+BURST = """
+from pathlib import Path
+from smpc_fl.nodes.memory import give_back, keep_freed_memory
+
+def resident():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssAnon"))
+
+keep_freed_memory()
+messages = [bytearray(b"x" * 65_536) for _ in range(1_000)]
+del messages[::2]
+kept = messages.pop()  # which lies above the rest
+del messages
+most = resident()
+print(give_back(), most - resident())
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_what_a_burst_has_left_goes_back() -> None:
+    done = subprocess.run([sys.executable, "-c", BURST], capture_output=True, text=True, check=True)
+    trimmed, kilobytes = done.stdout.split()
+    if trimmed == "False":
+        pytest.skip("this is not glibc")
+    assert int(kilobytes) > 40_000
 
 
 CYCLES = """
