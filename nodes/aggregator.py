@@ -180,7 +180,8 @@ class Aggregator(Node):
 
     @property
     def _rules(self) -> Rules:
-        return Rules(self.config.policy.k_min, least_noise=self.config.policy.least_noise)
+        policy = self.config.policy
+        return Rules(policy.k_min, least_noise=policy.least_noise, protection=policy.protection)
 
     def _index(self, shell: RoundShell) -> None:
         machine = _machine(shell.machine)

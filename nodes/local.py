@@ -40,8 +40,9 @@ from smpc_fl.nodes.home.config import (
     load,
     to_toml,
 )
-from smpc_fl.nodes.home.files import private_folder
+from smpc_fl.nodes.home.files import private_folder, write_new
 from smpc_fl.nodes.home.keys import load_key, make_key
+from smpc_fl.protocols.manifest import Protection
 from smpc_fl.roster import Member, MemberId, Role, Roster, sign_roster
 
 COORDINATOR, RESEARCHER = "coordinator", "researcher"
@@ -54,20 +55,22 @@ Tensors = Mapping[str, Any]
 class LocalFederation(Federation):
     """Starts owners, aggregators and a coordinator as processes, and connects to them as a researcher.
 
-    `owners`: {id: {tensor name: array or torch tensor, rows first}}. `aggregators`: how many, at least two. `k_min`:
-    fewest owners in a sum. `ring_bits`: 8 to 64, "fit" for the fewest that do, else 32 or 64 by need. `round_deadline`:
-    seconds until a round closes without those that are missing. `approve`: "auto" sends every job through the owners'
-    real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or "own". `home`: a
-    folder for the nodes' state, which is kept; without it, a temporary one, which is removed. `extensions`: Python files
-    that every node runs at its start, with strategies of your own.
+    `owners`: {id: {tensor name: array or torch tensor, rows first}}. `aggregators`: how many, at least two (3).
+    `protection`: "shares" among them, or "ckks": encrypted for a single one, under a key that is made here for the owners
+    (extra `ckks`). `k_min`: fewest owners in a sum. `ring_bits`: 8 to 64, "fit" for the fewest that do, else 32 or 64 by
+    need. `round_deadline`: seconds until a round closes without those that are missing. `approve`: "auto" sends every job
+    through the owners' real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or
+    "own". `home`: a folder for the nodes' state, which is kept; without it, a temporary one, which is removed.
+    `extensions`: Python files that every node runs at its start, with strategies of your own.
 
     A process that dies is started again. None is left behind when the block ends, also by Ctrl-C or an exception."""
 
     def __init__(
         self,
         owners: Mapping[str, Tensors],
-        aggregators: int = 3,
+        aggregators: int | None = None,
         *,
+        protection: Protection = "shares",
         k_min: int = 3,
         ring_bits: RingBits | None = None,
         round_deadline: float = 60.0,
@@ -77,8 +80,9 @@ class LocalFederation(Federation):
         attempts: int = 3,
         extensions: Sequence[str | os.PathLike[str]] = (),
     ) -> None:
-        if aggregators < 2:
-            raise BadInput(f"{aggregators} aggregators: secret sharing needs at least two that do not collude")
+        if aggregators is None:
+            aggregators = 3 if protection == "shares" else 1
+        _check_protection(protection, aggregators)
         if len(owners) < k_min:
             raise CohortTooSmall(f"{len(owners)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
         _check_ids(owners)
@@ -91,7 +95,8 @@ class LocalFederation(Federation):
             listeners = {id_: _listener() for id_ in (COORDINATOR, *names)}
             self._configs = self._write(
                 owners, listeners, k_min=k_min, ring_bits=ring_bits, round_deadline=round_deadline, approve=approve,
-                ledger=ledger, attempts=attempts, extensions=tuple(Path(path).absolute() for path in extensions),
+                ledger=ledger, attempts=attempts, protection=protection,
+                extensions=tuple(Path(path).absolute() for path in extensions),
             )  # fmt: skip
             self._children = Children([self._child(id_, role, listeners.get(id_)) for id_, role in self._roles.items()])
             atexit.register(self.close)
@@ -111,7 +116,7 @@ class LocalFederation(Federation):
 
     def _write(
         self, owners: Mapping[str, Tensors], listeners: Mapping[str, socket.socket], *, k_min: int, ring_bits: Any,
-        round_deadline: float, approve: Any, ledger: Any, attempts: int, extensions: tuple[Path, ...],
+        round_deadline: float, approve: Any, ledger: Any, attempts: int, protection: Protection, extensions: tuple[Path, ...],
     ) -> dict[str, Path]:  # fmt: skip
         """Keys, roster and configs of everybody; the configs' paths by id."""
         aggregators = tuple(id_ for id_ in listeners if id_ != COORDINATOR)
@@ -121,6 +126,8 @@ class LocalFederation(Federation):
         everybody: dict[str, Role] = self._roles | {RESEARCHER: "researcher"}
         folders = {id_: private_folder(self.home / id_) for id_ in everybody}
         federation_key = self._sign_roster(everybody, folders, listeners)
+        keys = {id_: folders[id_] / "ckks.key" for id_ in owners if protection == "ckks"}
+        key_id = _common_key(list(keys.values())) if keys else ""
         paths = {}
         for id_, role in everybody.items():
             folder = folders[id_]
@@ -136,20 +143,28 @@ class LocalFederation(Federation):
             match role:
                 case "coordinator":
                     policy = CoordinatorPolicy(
-                        k_min=k_min, round_deadline=round_deadline, ring_bits=ring_bits, attempts=attempts
-                    )
+                        k_min=k_min, round_deadline=round_deadline, ring_bits=ring_bits, attempts=attempts,
+                        protection=protection, ckks_key_id=key_id,
+                    )  # fmt: skip
                     config = CoordinatorConfig(**common, listen=_address(listeners[id_]), policy=policy)
                 case "aggregator":
                     config = AggregatorConfig(
-                        **common, listen=_address(listeners[id_]), policy=AggregatorPolicy(k_min=k_min)
+                        **common,
+                        listen=_address(listeners[id_]),
+                        policy=AggregatorPolicy(k_min=k_min, protection=protection),
                     )
                 case "owner":
                     config = OwnerConfig(
                         **common,
                         policy=OwnerPolicy(
-                            aggregators=aggregators, k_min=k_min, approve=approve, weightings="each-kind"
+                            aggregators=aggregators,
+                            k_min=k_min,
+                            approve=approve,
+                            weightings="each-kind",
+                            protection=protection,
                         ),
                         ledger=ledger,
+                        ckks_key=keys.get(id_),
                         datasets=_datasets(folder, owners[id_]),
                     )
                 case _:
@@ -233,6 +248,21 @@ class LocalFederation(Federation):
         return self.home / "logs" / f"{member}.log"
 
 
+def _check_protection(protection: str, aggregators: int) -> None:
+    match protection:
+        case "shares" if aggregators < 2:
+            raise BadInput(
+                f"{aggregators} aggregators: secret sharing needs at least two that do not collude; a single one can add "
+                'ciphertexts, with protection="ckks"'
+            )
+        case "ckks" if aggregators != 1:
+            raise BadInput(f'{aggregators} aggregators: protection="ckks" is for a single one')
+        case "shares" | "ckks":
+            return
+        case _:
+            raise BadInput(f'protection={protection!r}: there are "shares" and "ckks"')
+
+
 def _check_ids(owners: Iterable[str]) -> None:
     """Each becomes the name of a folder, beside the others'."""
     for id_ in owners:
@@ -244,6 +274,18 @@ def _check_ids(owners: Iterable[str]) -> None:
             ) from None
         if id_ in (COORDINATOR, RESEARCHER, "logs", "roster") or id_.startswith("aggregator-"):
             raise BadInput(f"{id_!r} cannot be an owner's id here: another part of a local federation has it")
+
+
+def _common_key(paths: Sequence[Path]) -> str:
+    """One CKKS key for all owners, in a file of each; its id. In a home that was used before, the key that is there."""
+    from smpc_fl.nodes.encryption import CkksKey, load_key_file
+
+    there = next((path for path in paths if path.exists()), None)
+    data = there.read_bytes() if there is not None else CkksKey.make()
+    for path in paths:
+        if not path.exists():
+            write_new(path, data, mode=0o600)
+    return load_key_file(paths[0]).id.hex()
 
 
 def _listener() -> socket.socket:

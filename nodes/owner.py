@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 
+from smpc_fl.encryption import Cipher
 from smpc_fl.errors import BadInput, InternalError, JobNotApproved, MalformedMessage, SmpcError, Unavailable, WrongRole
 from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import decode_job, job_digest
@@ -34,12 +35,21 @@ from smpc_fl.nodes.owner_commands import Commands
 from smpc_fl.nodes.owner_consent import Consent
 from smpc_fl.nodes.owner_contributions import Contributions, Key
 from smpc_fl.nodes.owner_data import Holdings, tensors_of
-from smpc_fl.nodes.rounds import RoundShell, insist
+from smpc_fl.nodes.rounds import LONG, RoundShell, insist
 from smpc_fl.protocols import relay
 from smpc_fl.protocols.codec import decode
 from smpc_fl.protocols.commands import Computed, ComputeFailed, PeerUp, Received, Send
 from smpc_fl.protocols.manifest import Expected, Rules, subject_of
-from smpc_fl.protocols.messages import JobOffer, Manifest, Refusal, Relay, RoundClosed, RoundOffer, Signed
+from smpc_fl.protocols.messages import (
+    DecryptRequest,
+    JobOffer,
+    Manifest,
+    Refusal,
+    Relay,
+    RoundClosed,
+    RoundOffer,
+    Signed,
+)
 from smpc_fl.protocols.owner import OwnerRound, State
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import Record
@@ -55,8 +65,11 @@ REPORTS_FIRST = 10.0
 """Seconds that an owner which comes back with a report that nobody has taken does nothing else, at most."""
 LEDGER_POLL = 0.5
 """Seconds between looks at whether the owner has decided (`smpc-fl requests approve` runs in another process)."""
+LONG_ENCRYPTED = 1 << 13
+"""Elements of a vector that takes some milliseconds to encrypt."""
 OPEN_ROUNDS = 256
 """Rounds under way at once; each holds a vector or two."""
+FROM_COORDINATOR = (JobOffer, RoundOffer, RoundClosed, DecryptRequest, Relay)
 WAITING, WAITING_BYTES = 256, 1 << 25
 """One researcher's commands that wait for their turn."""
 
@@ -92,6 +105,7 @@ class Owner(Node):
         self._contributions = Contributions(self.journal)
         self._cadence = Cadence(config.policy, self.journal)
         self._commands = Commands(self.journal, time.time)
+        self._cipher = _key(config)
         self.ledger: Ledger
         self.holdings: Holdings
         self.consent: Consent
@@ -157,14 +171,14 @@ class Owner(Node):
     # --- messages ---
 
     async def handle(self, link: Link, event: Received) -> None:
-        if isinstance(event.message, JobOffer | RoundOffer | RoundClosed | Relay) and link.role != "coordinator":
+        if isinstance(event.message, FROM_COORDINATOR) and link.role != "coordinator":
             raise WrongRole(f"only the coordinator sends a {type(event.message).__name__}", peer=link.peer)
         match event.message:
             case JobOffer(run=run, start=start):
                 self.spawn(self._job(link.peer, run, start))
             case RoundOffer():
                 self.spawn(self._round_offer(event))
-            case RoundClosed():
+            case RoundClosed() | DecryptRequest():
                 await self._to_rounds(event)
             case Relay(to=to, inner=inner):
                 if to != self.id:
@@ -284,13 +298,19 @@ class Owner(Node):
     async def _begin(self, key: Key) -> RoundShell:
         if key not in self._rounds:
             policy = self.config.policy
-            rules = Rules(policy.k_min, frozenset(policy.aggregators), least_noise=policy.least_noise)
+            rules = Rules(
+                policy.k_min,
+                frozenset(policy.aggregators),
+                least_noise=policy.least_noise,
+                protection=policy.protection,
+            )
             coordinator = self.members.current.coordinator.id
 
             def build(records: Sequence[Record], bulk: bytearray | None) -> OwnerRound:
                 return OwnerRound.restore(
-                    self.party, rules, key, None, records, bulk, coordinator=coordinator, entropy=self.entropy
-                )
+                    self.party, rules, key, None, records, bulk, coordinator=coordinator, entropy=self.entropy,
+                    cipher=self._cipher,
+                )  # fmt: skip
 
             async def finished(outcome: object) -> None:
                 self.metrics.round_ended(released=bool(outcome))
@@ -315,6 +335,7 @@ class Owner(Node):
                 finished=finished,
                 compute=compute,
                 sent=sent,
+                long=LONG if self._cipher is None else LONG_ENCRYPTED,
             )
             self._rounds[key], self._giving[key] = shell, _Giving()
             await shell.start()
@@ -425,6 +446,16 @@ class Owner(Node):
                 lease_seconds=self.config.lease_seconds,
             )
         return self._store.handle(researcher, session, request, self.ledger)
+
+
+def _key(config: OwnerConfig) -> Cipher | None:
+    """The owners' CKKS key, where this owner's vectors are encrypted."""
+    if config.policy.protection == "shares":
+        return None
+    from smpc_fl.nodes.encryption import load_key_file
+
+    assert config.ckks_key is not None
+    return load_key_file(config.ckks_key)
 
 
 def _machine(shell: RoundShell) -> OwnerRound:

@@ -39,7 +39,7 @@ from smpc_fl.protocols.commands import (
     Tick,
     WakeAt,
 )
-from smpc_fl.protocols.messages import ManifestOffer, Votes
+from smpc_fl.protocols.messages import DecryptRequest, ManifestOffer, Votes
 from smpc_fl.protocols.records import ERASED, KINDS, Record
 from smpc_fl.protocols.vectors import VectorOpener
 
@@ -113,7 +113,8 @@ async def insist(
 class RoundShell:
     """One machine, its journal stream, and the ways to act. `build` makes the machine from records and bulk; `send` delivers
     an envelope and returns the bytes written, raising `Unavailable` when the peer is not there (the machine sends again
-    when it is); `compute` runs an owner's job and feeds the answer back; `finished` gets the outcome."""
+    when it is); `compute` runs an owner's job and feeds the answer back; `finished` gets the outcome.
+    `long`: elements of a computed vector that is worth a thread of its own."""
 
     stream: str
     journal: Journal
@@ -122,6 +123,7 @@ class RoundShell:
     finished: Callable[[Any], Awaitable[None]]
     compute: Callable[[Buffer], None] | None = None
     sent: Callable[[int], None] | None = None
+    long: int = LONG
     machine: Machine = field(init=False)
 
     def __post_init__(self) -> None:
@@ -145,7 +147,7 @@ class RoundShell:
         async with self._deciding:
             if self._closed:
                 return
-            if _is_heavy(event):
+            if _is_heavy(event, self.long):
                 # In a thread: it would hold up every other connection.
                 commands = await asyncio.to_thread(self.machine.receive, event, time.time())
             else:
@@ -296,12 +298,12 @@ def _kind(command: Send) -> str:
     return type(decode_message(command.signed.body)).__name__
 
 
-def _is_heavy(event: Event) -> bool:
+def _is_heavy(event: Event, long: int) -> bool:
     """Whether what the machine does about it may take long: arithmetic on a long vector, or on all seeds of a round."""
     match event:
         case Computed(vector=vector):
-            return (vector.size if isinstance(vector, np.ndarray) else vector.length) > LONG
-        case Received(message=Votes() | ManifestOffer()):
+            return (vector.size if isinstance(vector, np.ndarray) else vector.length) > long
+        case Received(message=Votes() | ManifestOffer() | DecryptRequest()):
             return True
         case Received(attachment=VectorOpener(words=words)):
             return words.size > LONG

@@ -36,6 +36,7 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.jobs import AggregateJob, Job, TrainJob, decode_job, job_digest
 from smpc_fl.learning.stopping import Stopper
 from smpc_fl.learning.update import Aggregate, disassemble
+from smpc_fl.nodes.decryption import Decrypting, check_road
 from smpc_fl.nodes.home.config import CoordinatorPolicy
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.values import Values
@@ -148,6 +149,7 @@ class Run:
         self._answers: dict[str, JobAnswer] = {}
         self._answered = asyncio.Event()
         self._shell: RoundShell | None = None
+        self._decrypting = Decrypting(node)
         self._closed: list[tuple[bytes, dict[str, RoundClosed]]] = []  # the last manifests that were released, by hash
         self._values = Values(node.home / "values" / self.id.hex())
         self._newest: Buffer | None = None  # in memory while the run goes on
@@ -226,6 +228,7 @@ class Run:
             raise CohortTooSmall(
                 f"a cohort of {len(self.cohort)} owners is below k_min = {self._k_min} of this federation or job: add owners"
             )
+        check_road(self.policy.protection, len(self._aggregators()))
         purposes: list[Purpose] = ["aggregate"] if isinstance(job, AggregateJob) else ["train"]
         if isinstance(job, TrainJob) and job.evaluation is not None:
             purposes.append("evaluate")
@@ -240,6 +243,7 @@ class Run:
             k_min=self.policy.k_min,
             aggregators=len(aggregators),
             ring_bits=self.policy.ring_bits,
+            protection=self.policy.protection,
         )
 
     # --- events from the node ---
@@ -260,13 +264,16 @@ class Run:
                 await self.node.tell(peer, said[peer])
             elif peer in self._aggregators():
                 await self.node.tell(peer, ReleaseReceipt(manifest_hash))
-        if self._shell is not None:
-            await self._shell.feed(PeerUp(peer))
+        for shell in self._shells():
+            await shell.feed(PeerUp(peer))
         self._answered.set()
 
     async def on_round_message(self, event: Received) -> None:
-        if self._shell is not None:
-            await self._shell.feed(event)
+        for shell in self._shells():
+            await shell.feed(event)
+
+    def _shells(self) -> list[RoundShell]:
+        return [shell for shell in (self._shell, self._decrypting.shell) if shell is not None]
 
     async def roster_changed(self) -> None:
         """A round that is under way does not wait for owners that were revoked."""
@@ -547,7 +554,7 @@ class Run:
             self.id, attempt.round, attempt.attempt, work.purpose, tuple(attempt.cohort), tuple(attempt.aggregators),
             work.layout.length, self._numbers(work), work.clip, work.max_samples, self._k_min,
             self.policy.round_deadline, max(self.policy.round_deadline, 30.0), self.digest, work.subject, model,
-            tuple(attempt.aborts),
+            tuple(attempt.aborts), bytes.fromhex(self.policy.ckks_key_id),
         )  # fmt: skip
         done: asyncio.Future[Released | GivenUp] = asyncio.get_running_loop().create_future()
 
@@ -568,6 +575,8 @@ class Run:
         self._shell = shell
         await shell.start()
         outcome = await done
+        if isinstance(outcome, Released) and outcome.signed is not None:
+            outcome = await self._decrypting.decrypted(shell.stream, shell.machine, outcome)
         if isinstance(outcome, GivenUp):
             shell.close()
         return outcome

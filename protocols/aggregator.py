@@ -89,7 +89,7 @@ from smpc_fl.protocols.records import (
 )
 from smpc_fl.protocols.releases import Releases, computation_of
 from smpc_fl.protocols.vectors import Parallel, VectorOpener
-from smpc_fl.ring import RingArray, ring
+from smpc_fl.ring import Ring, RingArray
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
 from smpc_fl.shares import Context, commitment, stream
@@ -161,7 +161,7 @@ class AggregatorRound:
         if machine.state in ENDED or machine.manifest is None:
             return machine
         if bulk:
-            machine._sum = ring(machine.manifest.ring_bits).from_bytes(bulk, machine.manifest.dimension)
+            machine._sum = machine._ring.from_bytes(bulk, machine._length)
         elif any(isinstance(record, VectorAdded) for record in records):
             machine._lost = True
         return machine
@@ -211,6 +211,15 @@ class AggregatorRound:
     def _manifest(self) -> Manifest:
         assert self.manifest is not None
         return self.manifest
+
+    @property
+    def _ring(self) -> Ring:
+        """Over which the vectors that come are added; `_length`: their elements."""
+        return manifests.carried(self._manifest)[0]
+
+    @property
+    def _length(self) -> int:
+        return manifests.carried(self._manifest)[1]
 
     @property
     def _computation(self) -> bytes:
@@ -379,7 +388,7 @@ class AggregatorRound:
         self._admit(owner, message)
         if owner in self._reports:
             return None
-        of, n = ring(self._manifest.ring_bits), self._manifest.dimension
+        of, n = self._ring, self._length
         sealed = vectors.stream(self._channel(owner, message).vector_key(), self.manifest_hash, of, n)
         if size != sealed.sealed_length:
             raise MalformedMessage(f"a sealed vector of {n} slots is not {size} bytes long", peer=owner, phase="report")
@@ -414,10 +423,9 @@ class AggregatorRound:
         return opener
 
     def _add(self, words: RingArray) -> None:
-        of = ring(self._manifest.ring_bits)
         if self._sum is None:
-            self._sum = of.zeros(self._manifest.dimension)
-        of.add_into(self._sum, words)
+            self._sum = self._ring.zeros(self._length)
+        self._ring.add_into(self._sum, words)
 
     def _snapshot(self) -> memoryview:
         """The sum as it stands, in a copy that is good until the next one: it goes on growing while this is written."""
@@ -426,7 +434,7 @@ class AggregatorRound:
         if self._copy is None:
             self._copy = np.empty_like(self._sum)
         np.copyto(self._copy, self._sum)
-        return ring(self._manifest.ring_bits).as_buffer(self._copy)
+        return self._ring.as_buffer(self._copy)
 
     # --- agreement ---
 
@@ -513,7 +521,7 @@ class AggregatorRound:
             if entry.owner in self._seeds
         ]
         return partial.seal(
-            self._sum, streams, self._vote.choice, self._manifest, self.manifest_hash, self.party,
+            self._sum, streams, self._vote.choice, self._vote.agreed, self._manifest, self.manifest_hash, self.party,
             secret=self._prekey.private.reveal(), entropy=self._entropy, parallel=self._parallel,
         )  # fmt: skip
 

@@ -60,6 +60,7 @@ from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
     AbortRequest,
     AttemptAborted,
+    EncryptedSum,
     Endorsement,
     Entry,
     FreezeRequest,
@@ -82,7 +83,7 @@ from smpc_fl.protocols.messages import (
 )
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.records import Agreed, Made, Opened, Record, Summed
-from smpc_fl.ring import RingArray, ring
+from smpc_fl.ring import RingArray
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
 
@@ -123,7 +124,8 @@ _BEFORE_AGREEMENT = (State.PREPARING, State.ENDORSING, State.COLLECTING, State.A
 @dataclass(frozen=True)
 class RoundPlan:
     """What the run wants of this attempt. `seconds`: until the deadline; `patience`: seconds that an aggregator may be
-    away in any phase before the attempt is given up. `model`: float32 bytes for the owners."""
+    away in any phase before the attempt is given up. `model`: float32 bytes for the owners. `encryption`: as
+    in the manifest."""
 
     run: bytes
     round: int
@@ -142,16 +144,19 @@ class RoundPlan:
     subject: bytes
     model: Buffer = field(repr=False)
     aborts: tuple[Signed, ...] = ()
+    encryption: bytes = b""
 
 
 @dataclass(frozen=True)
 class Released:
-    """The sum over S in the ring, and the books of the round. `refusals`: what an owner's refusal said, by owner."""
+    """The sum over S in the ring, and the books of the round. `refusals`: what an owner's refusal said, by owner. `signed`:
+    the aggregator's release, where the sum is one of ciphertexts that an owner is to decrypt (`decryption.py`)."""
 
     total: Any = field(repr=False)
     agreed: tuple[Entry, ...]
     refusals: Mapping[str, SmpcError]
     uploaded: Mapping[str, int]
+    signed: Signed | None = None
 
 
 @dataclass(frozen=True)
@@ -181,6 +186,7 @@ class CoordinatorRound:
         }
         self._partials: set[str] = set()  # whose partial sum is in the total
         self._total: RingArray | None = None
+        self._released: Signed | None = None  # the sum of ciphertexts, as its aggregator has signed it
         self._round_offer: Signed | None = None
         self._agreed: list[Entry] = []
         self._asked_freeze = self._relayed_votes = False
@@ -206,7 +212,9 @@ class CoordinatorRound:
             machine._apply(record)
         if machine.state is State.DONE:
             if bulk is not None:
-                machine._total = ring(plan.numbers.ring_bits).from_bytes(bulk, plan.dimension)
+                assert machine.manifest is not None
+                of, n = manifests.carried(machine.manifest)
+                machine._total = of.from_bytes(bulk, n)
             else:
                 machine.state = State.RELEASING  # lost: aggregators that have no receipt yet can give theirs again
         return machine
@@ -222,7 +230,7 @@ class CoordinatorRound:
                 self.state, self._agreed = State.RELEASING, entries
             case _:
                 assert isinstance(record, Summed)
-                self.state = State.DONE
+                self.state, self._released = State.DONE, record.released
 
     def _keep(self, record: Record, bulk: Callable[[], Buffer] | None = None) -> Persist:
         self._apply(record)
@@ -356,8 +364,8 @@ class CoordinatorRound:
                 before = self._said[type(message)].setdefault(sender, event.signed)
                 if before != event.signed:
                     raise Equivocation("two different statements of one kind", peer=sender)
-            case PartialSum() if message.manifest_hash == self.manifest_hash:
-                return self._partial(sender, message, event.attachment)
+            case PartialSum() | EncryptedSum() if message.manifest_hash == self.manifest_hash:
+                return self._partial(sender, message, event.signed, event.attachment)
             case Refusal(about=about, code=code) if about == self._subject or (
                 about == self.manifest_hash and code == RolledBack.__name__ and self.state is not State.ENDORSING
             ):
@@ -385,14 +393,17 @@ class CoordinatorRound:
         """What a refusal must be about to end this attempt: later refusals of repeated messages do not."""
         return {State.PREPARING: self.plan.run, State.ENDORSING: self.manifest_hash}.get(self.state, b"-")
 
-    def _partial(self, sender: str, message: PartialSum, attachment: object) -> list[Command]:
+    def _partial(
+        self, sender: str, message: PartialSum | EncryptedSum, signed: Signed, attachment: object
+    ) -> list[Command]:
         manifest = self.manifest
         if self.state is not State.RELEASING or sender in self._partials or manifest is None or self._key is None:
             return []
         choice = manifests.set_hash(self.manifest_hash, self._agreed)
-        if message.set_hash != choice or not isinstance(attachment, bytes | bytearray | memoryview):
+        fits = isinstance(message, EncryptedSum) == bool(manifest.encryption) and partial.set_hash(message) == choice
+        if not fits or not isinstance(attachment, bytes | bytearray | memoryview):
             raise MalformedMessage("a partial sum over another set, or none at all", peer=sender, phase="release")
-        of = ring(manifest.ring_bits)
+        of = manifests.carried(manifest)[0]
         words = partial.open_(message, attachment, sender, manifest, self.party, self._key)
         self._partials.add(sender)
         if self._total is None:
@@ -401,7 +412,14 @@ class CoordinatorRound:
             of.add_into(self._total, words)
         if len(self._partials) < len(self.plan.aggregators):
             return []
-        return [self._keep(Summed(), lambda: of.as_buffer(self._result)), *self._done()]
+        summed = Summed(signed if manifest.encryption else None)
+        return [self._keep(summed, lambda: of.as_buffer(self._result)), *self._done()]
+
+    @property
+    def key(self) -> KeyPair:
+        """What is said to the coordinator in this attempt is sealed to this key."""
+        assert self._key is not None
+        return self._key
 
     @property
     def _result(self) -> RingArray:
@@ -472,6 +490,7 @@ class CoordinatorRound:
             privacy=numbers.noise,
             worst_error=numbers.worst_error,
             aborts=list(plan.aborts),
+            encryption=plan.encryption,
         )
         self._until = manifest.deadline + plan.patience
         made = self._keep(Made(self.party.sign(manifest)))
@@ -547,5 +566,5 @@ class CoordinatorRound:
 
     def _done(self) -> list[Command]:
         """The outcome, once the total is durable."""
-        outcome = Released(self._result, tuple(self._agreed), dict(self.refusals), dict(self.reported))
+        outcome = Released(self._result, tuple(self._agreed), dict(self.refusals), dict(self.reported), self._released)
         return [*self._to_all(ReleaseReceipt(self.manifest_hash)), Finished(outcome)]

@@ -76,6 +76,10 @@ class Channel:
         Not about the report's id, which names the vector's tags and so comes later: the ephemeral key is the report's own."""
         return self._key("owner>aggregator vector", b"")
 
+    def decrypted_key(self) -> bytes:
+        """The key of the stream that a decrypted sum travels in."""
+        return self._key("owner>coordinator decrypted")
+
     def partial_key(self) -> bytes:
         """The key of the stream that a partial sum travels in."""
         return self._key("aggregator>coordinator partial")

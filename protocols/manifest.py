@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import filterfalse
+from typing import Literal
 
+from smpc_fl.encryption import RESIDUES, Layout
 from smpc_fl.errors import (
     AggregatorsNotPinned,
     BadSignature,
@@ -50,9 +52,12 @@ from smpc_fl.protocols.messages import (
 )
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.releases import isolates
-from smpc_fl.ring import ring
+from smpc_fl.ring import Ring, ring
+from smpc_fl.shares import carrier
 
 PHASE = "manifest"
+Protection = Literal["shares", "ckks"]
+"""How vectors are kept from the aggregators: additive shares, or homomorphic encryption."""
 LONGEST_ROUND = 7 * 24 * 3600.0
 """Seconds that a deadline may lie ahead: a manifest does not hold a node's secrets for ever."""
 
@@ -259,16 +264,37 @@ class Expected:
 class Rules:
     """A node's own policy. `aggregators`: the pinned set, or None to go by the roster (aggregators do). `retention`: seconds
     after a round's deadline until its secrets are erased, if nobody has ended it by then. `least_noise`: the smallest noise
-    multiplier of a sum that this node has to do with; 0: also sums without noise."""
+    multiplier of a sum that this node has to do with; 0: also sums without noise. `protection`: the only one that this
+    node takes part in."""
 
     k_min: int
     aggregators: frozenset[str] | None = None
     retention: float = 24 * 3600.0
     least_noise: float = 0.0
+    protection: Protection = "shares"
 
 
 def aggregator_ids(manifest: Manifest) -> list[str]:
     return [signed.sender for signed in manifest.aggregators]
+
+
+def carrier_of(manifest: Manifest, owner: str) -> str:
+    """The aggregator that `owner` sends its vector to."""
+    if manifest.encryption:
+        return manifest.aggregators[0].sender
+    return carrier(owner, manifest.cohort, manifest.round, aggregator_ids(manifest))
+
+
+def carried(manifest: Manifest) -> tuple[Ring, int]:
+    """Over what an owner's vector is as it travels, and how long: of shares, or of residues of its ciphertexts."""
+    if manifest.encryption:
+        return RESIDUES, layout(manifest).words
+    return ring(manifest.ring_bits), manifest.dimension
+
+
+def layout(manifest: Manifest) -> Layout:
+    """How vectors are encrypted."""
+    return Layout(manifest.ring_bits, manifest.dimension, len(manifest.cohort))
 
 
 def prekeys(manifest: Manifest, party: Party) -> dict[str, bytes]:
@@ -316,6 +342,7 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
             peer=who,
             phase=PHASE,
         )
+    _check_protection(manifest, rules)
     prekeys(manifest, party)
     check_key(manifest.coordinator_key, who)
     if manifest.k_min < rules.k_min or len(cohort) < manifest.k_min:
@@ -345,6 +372,27 @@ def check(signed: Signed, party: Party, rules: Rules, *, now: float) -> Manifest
         raise refuse("the manifest states a smaller decoding error than its scale gives")
     _check_aborts(manifest, party)
     return manifest
+
+
+def _check_protection(manifest: Manifest, rules: Rules) -> None:
+    """No manifest leads a node off its road: a single aggregator may add ciphertexts, and gets no shares."""
+    said: Protection = "ckks" if manifest.encryption else "shares"
+
+    def refuse(why: str) -> ManifestRefused:
+        return ManifestRefused(why, peer=manifest.coordinator, phase=PHASE)
+
+    if said != rules.protection:
+        raise refuse(
+            f'the manifest says protection="{said}", this node takes part in "{rules.protection}" only: set `protection` '
+            "alike in every node's policy"
+        )
+    many = len(manifest.aggregators)
+    if (many == 1) != (said == "ckks") or len(manifest.encryption) not in (0, 32):
+        raise refuse(
+            f'protection="{said}" with {many} aggregators: shares need two or more, encryption one and the id of a key'
+        )
+    if said == "ckks" and manifest.privacy is not None:
+        raise refuse("noise is added to shares: ask for it where several aggregators are, or for none")
 
 
 def _rounding_error(manifest: Manifest) -> float:

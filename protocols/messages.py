@@ -9,9 +9,9 @@ Who says what:
     any -> any                 Hello, Proof (link.py's handshake), Refusal, RosterOffer
     coordinator -> aggregator  PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes,
                                AbortRequest, ReleaseReceipt
-    aggregator -> coordinator  Prekey, Endorsement, FrozenList, Vote, AttemptAborted, PartialSum
-    coordinator -> owner       JobOffer, RoundOffer, RoundClosed
-    owner -> coordinator       JobAnswer, Reported, Refusal
+    aggregator -> coordinator  Prekey, Endorsement, FrozenList, Vote, AttemptAborted, PartialSum or EncryptedSum
+    coordinator -> owner       JobOffer, RoundOffer, RoundClosed, DecryptRequest
+    owner -> coordinator       JobAnswer, Reported, Refusal, DecryptedSum
     owner -> aggregator        SeedReport, VectorReport
     aggregator -> owner        Receipt, Refusal
     researcher -> coordinator  StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest
@@ -29,7 +29,7 @@ from msgspec import Meta
 from smpc_fl.privacy.mechanism import Noise
 from smpc_fl.roster import MAX_MEMBERS
 
-PROTOCOL_VERSION = 4
+PROTOCOL_VERSION = 5
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Hash = Annotated[bytes, Meta(min_length=32, max_length=32)]
@@ -117,7 +117,8 @@ class Manifest(Message, frozen=True):
     `subject`: what is computed (`work.subject_of`), whatever job it is part of; `model_digest`: the model that everyone got.
     Sums over one subject and one model are those that could be subtracted from each other (`releases.py`). `privacy`: the
     noise that every aggregator adds to its partial sum, or nil. `aborts`: every
-    aggregator's signed `AttemptAborted` of every attempt before this one, by attempt, then by id."""
+    aggregator's signed `AttemptAborted` of every attempt before this one, by attempt, then by id. `encryption`: empty, and
+    vectors are shared; or the id of the owners' CKKS key, and one aggregator adds ciphertexts (`encryption.py`)."""
 
     version: int
     federation: Hash
@@ -129,7 +130,7 @@ class Manifest(Message, frozen=True):
     coordinator: Id
     coordinator_key: Key
     cohort: Annotated[list[Id], Meta(min_length=1, max_length=MAX_MEMBERS)]
-    aggregators: Annotated[list[Signed], Meta(min_length=2, max_length=64)]
+    aggregators: Annotated[list[Signed], Meta(min_length=1, max_length=64)]
     dimension: Annotated[int, Meta(ge=1, le=1 << 32)]
     ring_bits: Annotated[int, Meta(ge=8, le=64)]
     fractional_bits: Annotated[int, Meta(ge=-64, le=64)]
@@ -143,6 +144,7 @@ class Manifest(Message, frozen=True):
     privacy: Noise | None
     worst_error: Annotated[float, Meta(ge=0)]
     aborts: Annotated[list[Signed], Meta(max_length=1 << 13)] = []
+    encryption: Annotated[bytes, Meta(max_length=32)] = b""
 
 
 class ManifestOffer(Message, frozen=True):
@@ -186,13 +188,14 @@ class SeedReport(Message, frozen=True):
 
 
 class VectorReport(Message, frozen=True):
-    """To the carrier: `sealed` holds the blinder; attached: the share, chunk by chunk. `receipts`: all seed holders'."""
+    """To the carrier: `sealed` holds the blinder; attached: the share, chunk by chunk. `receipts`: all seed holders'. Where
+    vectors are encrypted, the ciphertexts are what stands for the share, and nobody holds a seed."""
 
     manifest_hash: Hash
-    commitments: Annotated[list[Hash], Meta(min_length=2, max_length=64)]
+    commitments: Annotated[list[Hash], Meta(min_length=1, max_length=64)]
     ephemeral: Key
     sealed: Small
-    receipts: Annotated[list[Signed], Meta(min_length=1, max_length=63)]
+    receipts: Annotated[list[Signed], Meta(max_length=63)]
 
 
 class Receipt(Message, frozen=True):
@@ -278,6 +281,32 @@ class PartialSum(Message, frozen=True):
 
     manifest_hash: Hash
     set_hash: Hash
+    ephemeral: Key
+
+
+class EncryptedSum(Message, frozen=True):
+    """What stands for a `PartialSum` where vectors are encrypted. Attached: the sum of the ciphertexts of the reports in
+    `entries` (S), sealed to the coordinator's round key; `digest` names them (`encryption.sum_digest`), for the owner who
+    is to decrypt them."""
+
+    manifest_hash: Hash
+    entries: Annotated[list[Entry], Meta(max_length=MAX_MEMBERS)]
+    digest: Hash
+    ephemeral: Key
+
+
+class DecryptRequest(Message, frozen=True):
+    """To an owner in S: `released` is the aggregator's signed `EncryptedSum`; attached: the ciphertexts, packed."""
+
+    manifest_hash: Hash
+    released: Signed
+
+
+class DecryptedSum(Message, frozen=True):
+    """From an owner. Attached: the sum in the manifest's ring, sealed to the coordinator's round key."""
+
+    manifest_hash: Hash
+    digest: Hash
     ephemeral: Key
 
 
@@ -421,7 +450,8 @@ class Answer(Message, frozen=True):
 MESSAGES = (
     Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | Manifest | ManifestOffer | Endorsement | RoundOffer
     | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
-    | Votes | AbortRequest | AttemptAborted | PartialSum | ReleaseReceipt | JobOffer | JobAnswer | StartRun | Subscribe
+    | Votes | AbortRequest | AttemptAborted | PartialSum | EncryptedSum | DecryptRequest | DecryptedSum | ReleaseReceipt
+    | JobOffer | JobAnswer | StartRun | Subscribe
     | CancelRun | ResumeRun | RunState
     | RoundResult | StatusRequest | Status | Relay | Command | Answer
 )  # fmt: skip

@@ -13,6 +13,9 @@
     any        RoundClosed, or long after  CLOSED     secrets erased
                the deadline
 
+Where vectors are encrypted (`encryption.py`) nobody holds a seed: SEEDING is skipped, the vector is one of ciphertexts, and
+the owner may be asked to decrypt their sum (`key_holder.py`): Decrypting -> DecryptedSum.
+
 A RoundOffer that breaks a rule changes nothing: its refusal names the rule, and leaves before anything secret does. The
 encoded update, seeds, blinders and the ephemeral key are one durable record before the first byte leaves: an owner that
 comes back from a crash sends the very same report.
@@ -20,13 +23,14 @@ comes back from a crash sends the very same report.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
+from smpc_fl.encryption import Cipher
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import (
     BadInput,
@@ -42,8 +46,8 @@ from smpc_fl.fixed_point import FixedPoint
 from smpc_fl.hashing import Buffer
 from smpc_fl.prg import add_streams
 from smpc_fl.privacy.mechanism import check_norm
+from smpc_fl.protocols import key_holder, vectors
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols import vectors
 from smpc_fl.protocols.commands import (
     Command,
     Compute,
@@ -63,6 +67,8 @@ from smpc_fl.protocols.commands import (
 from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.manifest import Expected, Rules
 from smpc_fl.protocols.messages import (
+    DecryptRequest,
+    Entry,
     Manifest,
     Receipt,
     Refusal,
@@ -74,11 +80,11 @@ from smpc_fl.protocols.messages import (
     VectorReport,
 )
 from smpc_fl.protocols.party import Party
-from smpc_fl.protocols.records import Accepted, Closed, Done, Record, Reporting
+from smpc_fl.protocols.records import Accepted, Closed, Decrypting, Done, Record, Reporting
 from smpc_fl.ring import RingArray, ring
 from smpc_fl.sealing import KeyPair
 from smpc_fl.secret import Secret
-from smpc_fl.shares import BLINDER_SIZE, Context, carrier, commitment, report_id, split, stream
+from smpc_fl.shares import BLINDER_SIZE, Context, commitment, report_id, split, stream
 
 if TYPE_CHECKING:
     from smpc_fl.learning.update import SecureVector
@@ -127,10 +133,18 @@ TRANSITIONS: dict[tuple[State, str], State] = {
 }
 """Every change of state: (state, event, after a colon its circumstances) -> state. Any other event leaves it as it is."""
 
+ENCRYPTED: dict[tuple[State, str], State] = {
+    (before, event): State.CARRYING if after is State.SEEDING else after
+    for (before, event), after in TRANSITIONS.items()
+    if before is not State.SEEDING
+}
+"""The same where vectors are encrypted."""
+
 
 class OwnerRound:
     """One (run, round) at one owner. `expected`: what the approved job wants of this round, or None if the owner has
-    approved no such job. `uploaded`: bytes of this round on the owner's sockets, which the shell counts."""
+    approved no such job. `uploaded`: bytes of this round on the owner's sockets, which the shell counts. `cipher`: the owners'
+    CKKS key, where they have one."""
 
     def __init__(
         self,
@@ -141,8 +155,10 @@ class OwnerRound:
         *,
         coordinator: str,
         entropy: Entropy,
+        cipher: Cipher | None = None,
     ) -> None:
         self.party, self.rules, self.key, self.expected = party, rules, key, expected
+        self.cipher = cipher
         self.coordinator = coordinator
         self.state = State.IDLE
         self.manifest: Manifest | None = None
@@ -156,6 +172,7 @@ class OwnerRound:
         self._receipts: dict[str, Signed] = {}
         self._end: Done | None = None
         self._computing = False
+        self._decrypted = b""  # digest of the sum that was decrypted in this attempt
 
     # --- durable state ---
 
@@ -171,9 +188,10 @@ class OwnerRound:
         *,
         coordinator: str,
         entropy: Entropy,
+        cipher: Cipher | None = None,
     ) -> OwnerRound:
         """The machine as it was when the last of `records` became durable, and `bulk` with the last that had one."""
-        machine = cls(party, rules, key, expected, coordinator=coordinator, entropy=entropy)
+        machine = cls(party, rules, key, expected, coordinator=coordinator, entropy=entropy, cipher=cipher)
         last = max((i for i, record in enumerate(records) if isinstance(record, Reporting)), default=-1)
         for i, record in enumerate(records):
             if isinstance(record, Reporting):
@@ -189,9 +207,12 @@ class OwnerRound:
                 self._unseal()
                 self.manifest, self.manifest_hash = manifests.read(signed), manifests.manifest_hash(signed)
                 self.state, self._report, self._end, self._receipts = State.COMPUTING, None, None, {}
-                self._prekeys = {}
+                self._prekeys, self._decrypted = {}, b""
             case Reporting():
-                self.state, self._report, self._encoded = State.SEEDING, record, None
+                self.state = State.CARRYING if self._manifest.encryption else State.SEEDING
+                self._report, self._encoded = record, None
+            case Decrypting(digest=digest):
+                self._decrypted = digest
             case Done(code=code):
                 self.state, self._end = (State.REFUSED if code else State.DONE), record
             case _:
@@ -202,7 +223,7 @@ class OwnerRound:
         """The integers that the last attempt shared: its vector, opened, plus the seeds' streams."""
         if self._report is None or self._sealed is None:
             return
-        of, n = ring(self._manifest.ring_bits), self._manifest.dimension
+        of, n = manifests.carried(self._manifest)
         context = Context(self.manifest_hash, self.party.id)
         words = vectors.open_vector(
             vectors.stream(self._report.vector_key, self.manifest_hash, of, n), of, n, self._sealed
@@ -226,7 +247,7 @@ class OwnerRound:
 
     @property
     def _carrier(self) -> str:
-        return carrier(self.party.id, self._manifest.cohort, self._manifest.round, self._aggregators)
+        return manifests.carrier_of(self._manifest, self.party.id)
 
     @property
     def report_id(self) -> bytes:
@@ -269,6 +290,13 @@ class OwnerRound:
                 return self._receipt(sender, event.signed)
             case RoundClosed() if sender == self.coordinator:
                 return self._close(message)
+            case DecryptRequest() if sender == self.coordinator:
+                try:
+                    self._check_asked(message)
+                    return self._decrypt(message, event.attachment)
+                except SmpcError as error:
+                    about = message.manifest_hash
+                    return [Send(self.coordinator, self.party.refuse(error, key_holder.PHASE, about))]
             case Refusal() if self._is_refusal(sender, message):
                 return self._refuse(from_code(message.code, f"{sender} refused the report: {message.text}"))
         return []
@@ -299,6 +327,7 @@ class OwnerRound:
         manifests.check_against_job(manifest, self.expected)
         manifests.check_endorsements(offer.endorsements, manifest, hash_, self.party)
         self._check_model(model, manifest)
+        self._check_key(manifest)
         if self.manifest is not None:
             self._check_same_round(manifest)
         accepted = [self._keep(Accepted(offer.manifest)), *self._retire(now)]
@@ -318,6 +347,15 @@ class OwnerRound:
         if not whole or manifests.model_digest(model) != manifest.model_digest:
             raise ModelMismatch("the model that came is not the one that the manifest names", peer=self.coordinator)
 
+    def _check_key(self, manifest: Manifest) -> None:
+        if manifest.encryption and (self.cipher is None or self.cipher.id != manifest.encryption):
+            raise ManifestRefused(
+                "the manifest names another CKKS key than this owner's: `ckks_key` in every owner's config must be the same "
+                "file, and the coordinator's policy must name its id",
+                peer=self.coordinator,
+                phase="offer",
+            )
+
     def _check_same_round(self, manifest: Manifest) -> None:
         """A new attempt shares the same integers: scale, model and length must be those of the first, and the aggregators
         those whose aborts it carries."""
@@ -325,7 +363,7 @@ class OwnerRound:
         def numbers(of: Manifest) -> tuple[object, ...]:
             return (
                 of.ring_bits, of.fractional_bits, of.dimension, of.clip, of.max_samples, of.model_digest, of.purpose,
-                manifests.aggregator_ids(of),
+                manifests.aggregator_ids(of), of.encryption,
             )  # fmt: skip
 
         if numbers(manifest) != numbers(self._manifest):
@@ -345,6 +383,9 @@ class OwnerRound:
             encoded = self._encode(vector)
             if (noise := self._manifest.privacy) is not None:
                 check_norm(encoded, ring(self._manifest.ring_bits), noise)
+            if self._manifest.encryption:
+                assert self.cipher is not None
+                encoded = manifests.layout(self._manifest).encrypt(encoded, self.cipher)
         except SmpcError as error:
             return self._refuse(error)
         return self._share(encoded)
@@ -369,20 +410,26 @@ class OwnerRound:
 
     def _share(self, encoded: RingArray) -> list[Command]:
         """Draw this attempt's seeds, blinders and ephemeral key; keep them with the sealed vector; then send the seeds."""
-        manifest, to = self._manifest, self._carrier
-        of = ring(manifest.ring_bits)
+        to = self._carrier
+        of, n = manifests.carried(self._manifest)
         ephemeral = KeyPair.generate(self._entropy)
         key = self._channel(to, ephemeral, b"").vector_key()
-        sealer = vectors.VectorSealer(vectors.stream(key, self.manifest_hash, of, manifest.dimension), of)
-        context = Context(self.manifest_hash, self.party.id)
+        sealer = vectors.VectorSealer(vectors.stream(key, self.manifest_hash, of, n), of)
+        seeds: Mapping[str, bytes] = {}
         # The integers are not kept: the sealed vector and the seeds are them.
-        shares = split(encoded, of, context, self._aggregators, to, self._entropy, in_place=True, absorb=sealer)
+        if self._manifest.encryption:
+            vectors.absorb(encoded, of, sealer)
+        else:
+            context = Context(self.manifest_hash, self.party.id)
+            seeds = split(
+                encoded, of, context, self._aggregators, to, self._entropy, in_place=True, absorb=sealer
+            ).seeds
         blinders = [self._entropy(BLINDER_SIZE) for _ in self._aggregators]
         commitments = [
-            commitment(blinder, sealer.tags if a == to else shares.seeds[a])
+            commitment(blinder, sealer.tags if a == to else seeds[a])
             for a, blinder in zip(self._aggregators, blinders, strict=True)
         ]
-        record = Reporting(dict(shares.seeds), blinders, commitments, ephemeral.private.reveal(), key)
+        record = Reporting(dict(seeds), blinders, commitments, ephemeral.private.reveal(), key)
         self._sealed = sealer.sealed
         return [self._keep(record, lambda: sealer.sealed), *self._outstanding()]
 
@@ -430,7 +477,7 @@ class OwnerRound:
         sealed = self._channel(to, ephemeral, self.report_id).seal_blinder(blinder)
         receipts = [self._receipts[a] for a in sorted(self._receipts)]
         message = VectorReport(self.manifest_hash, report.commitments, ephemeral.public, sealed, receipts)
-        piece = vectors.fragment_size(ring(self._manifest.ring_bits))
+        piece = vectors.fragment_size(manifests.carried(self._manifest)[0])
         return Send(to, self.party.sign(message), self._sealed, piece)
 
     def _to(self, aggregator: str) -> tuple[Reporting, KeyPair, bytes]:
@@ -466,6 +513,24 @@ class OwnerRound:
             return []
         self.state = State.CARRYING
         return list(self._outstanding())
+
+    def _check_asked(self, request: DecryptRequest) -> None:
+        reported = self.state in (State.CARRYING, State.DONE) and self._manifest.encryption
+        if not reported or request.manifest_hash != self.manifest_hash:
+            raise ManifestRefused("this owner has no encrypted report in such a round", peer=self.coordinator)
+
+    def _decrypt(self, request: DecryptRequest, attachment: object) -> list[Command]:
+        """The sum that this owner's report is in, for the coordinator: one in an attempt, also if it turns out to be none."""
+        manifest, hash_ = self._manifest, self.manifest_hash
+        assert self.cipher is not None
+        own = Entry(self.party.id, self.report_id)
+        digest, words = key_holder.check(request, attachment, manifest, hash_, own, self.party, self._decrypted)
+        kept = [] if self._decrypted else [self._keep(Decrypting(digest))]
+        try:
+            answer = key_holder.answer(digest, words, manifest, hash_, self.party, self.cipher, self._entropy)
+        except SmpcError as error:
+            answer = Send(self.coordinator, self.party.refuse(error, key_holder.PHASE, hash_))
+        return [*kept, answer]
 
     # --- ends ---
 

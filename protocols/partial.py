@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from smpc_fl.encryption import sum_digest
 from smpc_fl.entropy import Entropy
+from smpc_fl.errors import MalformedMessage
 from smpc_fl.hashing import Buffer, derive_key
 from smpc_fl.prg import Prg
 from smpc_fl.privacy.discrete_gaussian import DiscreteGaussian
 from smpc_fl.privacy.mechanism import Noise
+from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols import vectors
 from smpc_fl.protocols.commands import Send
 from smpc_fl.protocols.envelopes import Channel
-from smpc_fl.protocols.messages import Manifest, PartialSum
+from smpc_fl.protocols.messages import EncryptedSum, Entry, Manifest, PartialSum
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.vectors import Parallel
-from smpc_fl.ring import RingArray, ring
+from smpc_fl.ring import RingArray
 from smpc_fl.sealing import KeyPair
 
 
@@ -26,6 +29,7 @@ def seal(
     total: RingArray | None,
     streams: Sequence[Prg],
     choice: bytes,
+    agreed: Sequence[Entry],
     manifest: Manifest,
     hash_: bytes,
     party: Party,
@@ -36,10 +40,12 @@ def seal(
 ) -> Send:
     """The message with Σ of the vectors (`total`, ring[d]; None where this aggregator carries none) and of the streams
     of the seeds over S, of which `choice` is the hash, and with the noise that the manifest asks for. `total` is used up.
+    Where vectors are encrypted it is an `EncryptedSum`, which says itself what it is over (`agreed`).
 
     `secret`: 32 bytes of this attempt that were durable before any vote. The noise follows from them, the manifest and S, so
     that a sum which is sealed again, after a crash as well, has the same noise: of two, the mean would have less."""
-    of, n = ring(manifest.ring_bits), manifest.dimension
+    of, n = manifests.carried(manifest)
+    words = total if total is not None else of.zeros(n)
     ephemeral = KeyPair.generate(entropy)
     channel = Channel(
         own=ephemeral,
@@ -50,10 +56,12 @@ def seal(
         about=choice,
     )
     sealed = vectors.seal_sum(
-        vectors.stream(channel.partial_key(), hash_, of, n), of, total if total is not None else of.zeros(n), streams,
-        parallel, _noise(manifest.privacy, secret, hash_, choice),
+        vectors.stream(channel.partial_key(), hash_, of, n), of, words, streams, parallel,
+        _noise(manifest.privacy, secret, hash_, choice),
     )  # fmt: skip
-    message = PartialSum(hash_, choice, ephemeral.public)
+    message: PartialSum | EncryptedSum = PartialSum(hash_, choice, ephemeral.public)
+    if manifest.encryption:
+        message = EncryptedSum(hash_, list(agreed), sum_digest(words), ephemeral.public)
     return Send(manifest.coordinator, party.sign(message), sealed, vectors.fragment_size(of))
 
 
@@ -64,17 +72,28 @@ def _noise(noise: Noise | None, secret: bytes, hash_: bytes, choice: bytes) -> D
 
 
 def open_(
-    message: PartialSum, sealed: Buffer, sender: str, manifest: Manifest, party: Party, key: KeyPair
+    message: PartialSum | EncryptedSum, sealed: Buffer, sender: str, manifest: Manifest, party: Party, key: KeyPair
 ) -> RingArray:
-    """The sum, ring[d], that `sender` has sealed to the coordinator's `key`. Raises `DecryptionFailed`, `MalformedMessage`."""
-    of, n = ring(manifest.ring_bits), manifest.dimension
+    """The sum, ring[d] or residues, that `sender` has sealed to the coordinator's `key`. Raises `DecryptionFailed`,
+    `MalformedMessage`, also for ciphertexts that are not those that it names."""
+    of, n = manifests.carried(manifest)
     channel = Channel(
         own=key,
         peer_public=message.ephemeral,
         sender=party.key_of(sender, "aggregator"),
         receiver=party.identity.public,
         manifest_hash=message.manifest_hash,
-        about=message.set_hash,
+        about=set_hash(message),
     )
     stream = vectors.stream(channel.partial_key(), message.manifest_hash, of, n)
-    return vectors.open_vector(stream, of, n, sealed)
+    words = vectors.open_vector(stream, of, n, sealed)
+    if isinstance(message, EncryptedSum) and sum_digest(words) != message.digest:
+        raise MalformedMessage("a sum of ciphertexts is not the one that its aggregator names", peer=sender)
+    return words
+
+
+def set_hash(message: PartialSum | EncryptedSum) -> bytes:
+    """What the sum is over, as votes say it."""
+    if isinstance(message, PartialSum):
+        return message.set_hash
+    return manifests.set_hash(message.manifest_hash, message.entries)

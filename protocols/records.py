@@ -133,6 +133,12 @@ class Done(Record, frozen=True):
     text: str
 
 
+class Decrypting(Record, frozen=True):
+    """An owner decrypts this sum (its digest) in this attempt, and no other."""
+
+    digest: Hash
+
+
 # --- coordinator ---
 
 
@@ -153,11 +159,22 @@ class Agreed(Record, frozen=True):
 
 
 class Summed(Record, frozen=True):
-    """Every partial sum is in the total, which became durable (`bulk`) with this record, before any was receipted."""
+    """Every partial sum is in the total, which became durable (`bulk`) with this record, before any was receipted. `released`:
+    the aggregator's `EncryptedSum`, where the total is one of ciphertexts."""
+
+    released: Signed | None = None
+
+
+class SumDecrypted(Record, frozen=True):
+    """The sum is decrypted: the total in the manifest's ring became durable (`bulk`) with this record. `uploaded`: bytes of
+    the answer of the owner who did it."""
+
+    owner: Id
+    uploaded: int
 
 
 SECRET = frozenset({"Prepared", "SeedTaken", "Reporting", "Opened"})
-SPENT = frozenset({"Accepted", "VectorAdded", "Frozen", "Voted"})
+SPENT = frozenset({"Accepted", "VectorAdded", "Frozen", "Voted", "Decrypting"})
 ERASED = SECRET | SPENT
 """What `EraseSecrets` takes away."""
 

@@ -8,7 +8,7 @@ from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.messages import Manifest, Receipt, SeedReport, VectorReport
 from smpc_fl.protocols.party import Party
 from smpc_fl.sealing import KeyPair
-from smpc_fl.shares import carrier, report_id
+from smpc_fl.shares import report_id
 
 Report = SeedReport | VectorReport
 PHASE = "report"
@@ -25,8 +25,7 @@ def identify(owner: str, report: Report, manifest: Manifest) -> bytes:
 
 def check(owner: str, report: Report, manifest: Manifest, hash_: bytes, party: Party) -> None:
     """Raises unless this owner's report of this kind is for this aggregator, and the vector's is complete elsewhere."""
-    aggregators = manifests.aggregator_ids(manifest)
-    carries = carrier(owner, manifest.cohort, manifest.round, aggregators) == party.id
+    carries = manifests.carrier_of(manifest, owner) == party.id
     if carries != isinstance(report, VectorReport):
         raise MalformedMessage("this owner's vector goes to its carrier, and only there", peer=owner, phase=PHASE)
     if isinstance(report, VectorReport):

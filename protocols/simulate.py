@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from smpc_fl.encryption import Cipher
 from smpc_fl.entropy import Entropy
 from smpc_fl.identity import Identity
 from smpc_fl.jobs import RingBits
@@ -38,6 +39,7 @@ from smpc_fl.protocols.commands import (
     WakeAt,
 )
 from smpc_fl.protocols.coordinator import CoordinatorRound, GivenUp, Released, RoundPlan
+from smpc_fl.protocols.decryption import Decryption
 from smpc_fl.protocols.manifest import Expected, Rules, choose_numbers
 from smpc_fl.protocols.messages import RoundClosed, Signed
 from smpc_fl.protocols.owner import OwnerRound
@@ -67,7 +69,7 @@ def federation(owners: list[str], aggregators: list[str], entropy: Entropy) -> d
 class Node:
     """One machine and its journal."""
 
-    machine: AggregatorRound | OwnerRound | CoordinatorRound
+    machine: AggregatorRound | OwnerRound | CoordinatorRound | Decryption
     journal: list[Record]
     bulk: bytearray | None = None
 
@@ -84,7 +86,8 @@ class Simulation:
     """N owners, m aggregators and a coordinator at one attempt of one round.
 
     `vectors`: each owner's secure vector, float64[d], every element in ±clip and already weighed; `now` is seconds.
-    With a `mechanism` every aggregator adds its noise."""
+    With a `mechanism` every aggregator adds its noise. With the owners' `cipher` there is one aggregator, which adds
+    ciphertexts."""
 
     def __init__(
         self,
@@ -102,11 +105,14 @@ class Simulation:
         mechanism: Mechanism | None = None,
         entropy: Entropy,
         parties: Mapping[str, Party] | None = None,
+        cipher: Cipher | None = None,
     ) -> None:
-        owners, names = sorted(vectors), [f"aggregator-{i}" for i in range(aggregators)]
+        owners, names = sorted(vectors), [f"aggregator-{i}" for i in range(aggregators if cipher is None else 1)]
         self.vectors, self.entropy, self.now = vectors, entropy, 1_000.0
         self.parties = parties or federation(owners, names, entropy)
-        self.rules = Rules(min(k_min, len(owners)))
+        self.cipher = cipher
+        self._summed: tuple[CoordinatorRound, Released] | None = None
+        self.rules = Rules(min(k_min, len(owners)), protection="shares" if cipher is None else "ckks")
         dimension = next(iter(vectors.values())).size
         numbers = choose_numbers(
             owners=len(owners), clip=clip, max_samples=max_samples, k_min=k_min, tolerance=tolerance, ring_bits=ring_bits,
@@ -114,7 +120,7 @@ class Simulation:
         )  # fmt: skip
         self.plan = RoundPlan(
             entropy(16), round_number, 0, "train", tuple(owners), tuple(names), dimension, numbers, clip, max_samples,
-            k_min, seconds, 30.0, JOB, SUBJECT, b"",
+            k_min, seconds, 30.0, JOB, SUBJECT, b"", encryption=b"" if cipher is None else cipher.id,
         )  # fmt: skip
         self.expected = Expected(
             "train", JOB, dimension, clip, max_samples, tolerance, tuple(owners), SUBJECT, mechanism=mechanism
@@ -127,8 +133,12 @@ class Simulation:
 
     def _machine(
         self, id_: str, journal: list[Record], bulk: bytearray | None = None
-    ) -> AggregatorRound | OwnerRound | CoordinatorRound:
+    ) -> AggregatorRound | OwnerRound | CoordinatorRound | Decryption:
         party, entropy, plan = self.parties[id_], self.entropy, self.plan
+        if id_ == COORDINATOR and self._summed is not None:
+            machine, outcome = self._summed
+            owners = [entry.owner for entry in outcome.agreed]
+            return Decryption.restore(machine, outcome, owners, plan.patience, journal, bulk)
         if id_ == COORDINATOR:
             return CoordinatorRound.restore(party, plan, journal, bulk, entropy=entropy)
         if id_ in plan.aggregators:
@@ -143,10 +153,11 @@ class Simulation:
                 entropy=entropy,
                 releases=self.books[id_],
             )
-        rules, round_key = Rules(self.rules.k_min, frozenset(plan.aggregators)), (plan.run, plan.round)
+        rules, round_key = replace(self.rules, aggregators=frozenset(plan.aggregators)), (plan.run, plan.round)
         return OwnerRound.restore(
-            party, rules, round_key, self.expected, journal, bulk, coordinator=COORDINATOR, entropy=entropy
-        )
+            party, rules, round_key, self.expected, journal, bulk, coordinator=COORDINATOR, entropy=entropy,
+            cipher=self.cipher,
+        )  # fmt: skip
 
     # --- running ---
 
@@ -189,13 +200,19 @@ class Simulation:
             case Compute():
                 self.queue.append((by, Computed(self.vectors[by])))
             case Finished(outcome=outcome) if by == COORDINATOR:
-                self.outcome = outcome
+                if isinstance(node.machine, CoordinatorRound) and isinstance(outcome, Released) and outcome.signed:
+                    self._summed = node.machine, outcome  # of ciphertexts: its other half goes on
+                    self.nodes[by] = Node(self._machine(by, []), [])
+                    self.queue.append((by, Start()))
+                else:
+                    self.outcome = outcome
             case _:
                 assert isinstance(command, Finished | WakeAt)  # an owner's end; time passes by itself here
 
     def next_attempt(self, aborts: tuple[Signed, ...]) -> None:
         """Begin another attempt at the same round: the owners' machines go on, the others are new. Then `run` again."""
-        self.plan, self.outcome = replace(self.plan, attempt=self.plan.attempt + 1, aborts=aborts), None
+        self.plan = replace(self.plan, attempt=self.plan.attempt + 1, aborts=aborts)
+        self.outcome = self._summed = None
         for id_ in (COORDINATOR, *self.plan.aggregators):
             self.nodes[id_] = Node(self._machine(id_, []), [])
 

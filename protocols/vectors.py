@@ -54,6 +54,13 @@ def stream(key: bytes, manifest_hash: bytes, ring: Ring, n: int) -> Stream:
     return Stream(key, manifest_hash, ring.packed_size(n), chunk_size(ring))
 
 
+def absorb(words: RingArray, ring: Ring, sealer: VectorSealer) -> None:
+    """Seals the words as they are, chunk by chunk."""
+    step = chunk_elements(ring)
+    for start in range(0, words.size, step):
+        sealer(words[start : start + step])
+
+
 def seal_sum(
     stream: Stream, ring: Ring, words: RingArray, streams: Sequence[Prg], parallel: Parallel = serial,
     noise: DiscreteGaussian | None = None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import msgspec
@@ -24,7 +25,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
 from smpc_fl.learning.update import VectorLayout, denominator, row_weight
 from smpc_fl.privacy.mechanism import Mechanism, tail_of
-from smpc_fl.protocols.manifest import Expected, Numbers, choose_numbers
+from smpc_fl.protocols.manifest import Expected, Numbers, Protection, choose_numbers
 
 Purpose = Literal["train", "evaluate", "aggregate"]
 Mode = Literal["norm", "saturate"]
@@ -79,19 +80,34 @@ class Work:
     sums: bool = False
     """Is the sum itself what is asked for, and not a mean?"""
 
-    def numbers(self, *, owners: int, k_min: int, aggregators: int, ring_bits: RingBits | None = None) -> Numbers:
-        """The ring and scale of its rounds. `ring_bits`: where the job does not say. Raises as `choose_numbers`."""
-        return choose_numbers(
+    def numbers(
+        self, *, owners: int, k_min: int, aggregators: int, ring_bits: RingBits | None = None,
+        protection: Protection = "shares",
+    ) -> Numbers:  # fmt: skip
+        """The ring and scale of its rounds. `ring_bits`: where the job does not say. Raises as `choose_numbers`, and
+        `BadInput` for noise where vectors are encrypted."""
+        choose = partial(
+            choose_numbers,
             owners=owners,
             clip=self.clip,
             max_samples=self.max_samples,
             k_min=1 if self.sums else k_min,  # a sum's error is not divided by any weight
             tolerance=self.tolerance,
-            ring_bits=self.ring_bits or ring_bits,
             update_bits=self.update_bits,
             mechanism=self.mechanism,
             aggregators=aggregators,
         )
+        asked = self.ring_bits or ring_bits
+        numbers = choose(ring_bits=asked)
+        if protection == "shares":
+            return numbers
+        if self.mechanism is not None:
+            raise BadInput(
+                'privacy= adds noise at several aggregators, and protection="ckks" has one: use "shares", or '
+                "LocalTraining(privacy=...), which adds it at the owners"
+            )
+        # Ciphertexts have no word to fill: beyond 32 bits, every bit may cost a ciphertext more (`encryption.Layout`).
+        return choose(ring_bits="fit") if asked is None and numbers.ring_bits > 32 else numbers
 
     def expected(self, digest: bytes, cohort: Sequence[str]) -> Expected:
         """What an owner holds a manifest against."""

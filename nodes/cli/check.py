@@ -160,11 +160,19 @@ def _covers(pattern: str, host: str) -> bool:
     return pattern.lower() == host.lower()
 
 
+def _common_key(path: Path) -> str:
+    from smpc_fl.nodes.encryption import load_key_file
+
+    return f"CKKS key {path}, id {load_key_file(path).id.hex()}"
+
+
 def _owner(config: OwnerConfig) -> Iterator[Finding]:
     if config.ledger == "syft" and importlib.util.find_spec("syft_job") is None:
         yield Finding(
             False, 'ledger is "syft", which is not installed: pip install "smpc-fl[syft]", or write ledger = "own"'
         )
+    if config.ckks_key is not None and config.policy.protection == "ckks":
+        yield _try(_common_key, config.ckks_key)
     for dataset in config.datasets:
         for file in [dataset.private] + ([] if dataset.mock == "auto" else [Path(dataset.mock)]):
             there = file.is_file()

@@ -50,6 +50,9 @@ COMMANDS = {
     "roster": Entry(SET_UP, "smpc_fl.nodes.cli.roster", "roster", "List the members, sign the list, accept it."),
     "enrol": Entry(SET_UP, "smpc_fl.nodes.cli.enrolment", "enrol", "Ask to become a member, with a token."),
     "rotate": Entry(SET_UP, "smpc_fl.nodes.cli.rotation", "rotate", "Replace a node's key by a new one."),
+    "ckks-keygen": Entry(
+        SET_UP, "smpc_fl.nodes.cli.encryption", "ckks_keygen", "Make the owners' common key for encrypted updates."
+    ),
     "certificate": Entry(SET_UP, "smpc_fl.nodes.cli.members", "certificate", "Make a CA and certificates for wss://."),
     "init": Entry(SET_UP, "smpc_fl.nodes.cli.init", "init", "Write a commented config for a role."),
     "owner": Entry(RUN, "smpc_fl.nodes.cli.nodes", "owner", "Run a data owner's node."),

@@ -20,9 +20,19 @@ from smpc_fl.jobs import RingBits
 from smpc_fl.nodes.home.limits_table import LimitsTable
 from smpc_fl.nodes.home.toml_text import description_of, struct_to_toml
 from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS, check_listen
+from smpc_fl.protocols.manifest import Protection
 
 Id = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9][A-Za-z0-9_.@-]*\Z")]
 Seconds = Annotated[float, Meta(gt=0, le=31_536_000)]
+
+
+_Protection = Annotated[
+    Protection,
+    Meta(
+        description='How updates are kept from aggregators: "shares", among two or more, or "ckks", encrypted for a single one '
+        "(extra `ckks`; docs/homomorphic.md). Alike in every node."
+    ),
+]
 
 
 class _Table(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True): ...
@@ -97,12 +107,13 @@ class OwnerPolicy(_Table, frozen=True, kw_only=True):
     aggregators: Annotated[
         tuple[Id, ...],
         Meta(
-            min_length=2,
+            min_length=1,
             max_length=64,
-            description="The aggregators that this owner trusts not to collude, by id. Rounds over any others are "
-            "refused.",
+            description="The aggregators that this owner trusts not to collude, by id: two or more, or the one of "
+            'protection = "ckks". Rounds over any others are refused.',
         ),
     ]
+    protection: _Protection = "shares"
     k_min: Annotated[
         int,
         Meta(
@@ -210,9 +221,18 @@ class OwnerConfig(_Node, frozen=True, kw_only=True, tag="owner"):
         Seconds, Meta(description="Objects of a researcher's session die after so many seconds without a sign of life.")
     ] = 600.0
     datasets: Annotated[tuple[DatasetConfig, ...], Meta(description="Datasets to publish when the node starts.")] = ()
+    ckks_key: Annotated[
+        Path | None,
+        Meta(
+            description='The owners\' common key for protection = "ckks" (mode 0600): one of them makes it with `smpc-fl '
+            "ckks-keygen` and hands it to the others, never to an aggregator or the coordinator.",
+            examples=["owners.ckks"],
+        ),
+    ] = None
 
 
 class AggregatorPolicy(_Table, frozen=True, kw_only=True):
+    protection: _Protection = "shares"
     k_min: Annotated[int, Meta(ge=2, le=4096, description="Fewest owners in a sum that this aggregator releases.")] = 3
     upload_memory: Annotated[
         int,
@@ -240,6 +260,15 @@ class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
 
 
 class CoordinatorPolicy(_Table, frozen=True, kw_only=True):
+    protection: _Protection = "shares"
+    ckks_key_id: Annotated[
+        str,
+        Meta(
+            pattern=r"^([0-9a-f]{64})?\Z",
+            description='With protection = "ckks": the id of the owners\' key, 64 hex digits, as `smpc-fl ckks-keygen` shows it. '
+            "It opens nothing.",
+        ),
+    ] = ""
     k_min: Annotated[int, Meta(ge=2, le=4096, description="Fewest owners in a sum, written into every manifest.")] = 3
     round_deadline: Annotated[
         Seconds, Meta(description="Seconds from the start of an attempt until the aggregators freeze their lists.")
@@ -376,4 +405,23 @@ def _checked(config: NodeConfig, path: Path) -> NodeConfig:
             raise ConfigInvalid(f"{path}: listen: {error.message}") from None
     if isinstance(config, OwnerConfig) and len(set(config.policy.aggregators)) != len(config.policy.aggregators):
         raise ConfigInvalid(f"{path}: policy.aggregators: names an aggregator twice")
+    _check_protection(config, path)
     return config
+
+
+def _check_protection(config: NodeConfig, path: Path) -> None:
+    if isinstance(config, OwnerConfig):
+        encrypted, many = config.policy.protection == "ckks", len(config.policy.aggregators)
+        if encrypted != (many == 1):
+            wanted = "exactly 1" if encrypted else 'length >= 2, or 1 with protection = "ckks"'
+            raise ConfigInvalid(f"{path}: policy.aggregators: expected `array` of {wanted}, and it names {many}")
+        if encrypted and config.ckks_key is None:
+            raise ConfigInvalid(
+                f'{path}: ckks_key: missing, and protection is "ckks". `smpc-fl ckks-keygen` makes one, for all owners'
+            )
+    if isinstance(config, CoordinatorConfig) and (config.policy.protection == "ckks") != bool(
+        config.policy.ckks_key_id
+    ):
+        raise ConfigInvalid(
+            f'{path}: policy.ckks_key_id: goes with protection = "ckks"; `smpc-fl ckks-keygen` shows it'
+        )

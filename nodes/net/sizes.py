@@ -22,6 +22,9 @@ from smpc_fl.protocols.messages import (
     AttemptAborted,
     CancelRun,
     Command,
+    DecryptedSum,
+    DecryptRequest,
+    EncryptedSum,
     Endorsement,
     FreezeRequest,
     FrozenList,
@@ -74,9 +77,11 @@ SAYS: Says = {
     ("coordinator", "aggregator"): (
         PrekeyRequest, ManifestOffer, FreezeRequest, FrozenLists, Votes, AbortRequest, ReleaseReceipt
     ),
-    ("aggregator", "coordinator"): (Prekey, Endorsement, FrozenList, Vote, AttemptAborted, PartialSum),
-    ("coordinator", "owner"): (JobOffer, RoundOffer, RoundClosed, Relay),
-    ("owner", "coordinator"): (JobAnswer, Reported, Relay),
+    ("aggregator", "coordinator"): (
+        Prekey, Endorsement, FrozenList, Vote, AttemptAborted, PartialSum, EncryptedSum
+    ),
+    ("coordinator", "owner"): (JobOffer, RoundOffer, RoundClosed, DecryptRequest, Relay),
+    ("owner", "coordinator"): (JobAnswer, Reported, DecryptedSum, Relay),
     ("owner", "aggregator"): (SeedReport, VectorReport),
     ("aggregator", "owner"): (Receipt,),
     ("researcher", "coordinator"): (StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest, Relay),
@@ -85,7 +90,10 @@ SAYS: Says = {
 """(who says it, to whom): what it may be. Everybody may refuse, and offer a roster."""
 ANYBODY: tuple[type[Message], ...] = (Refusal, RosterOffer)
 
-ATTACHED = frozenset({"RoundOffer", "VectorReport", "PartialSum", "StartRun", "RunState", "RoundResult"})
+ATTACHED = frozenset({
+    "RoundOffer", "VectorReport", "PartialSum", "EncryptedSum", "DecryptRequest", "DecryptedSum", "StartRun", "RunState",
+    "RoundResult",
+})  # fmt: skip
 """What may have a long attachment."""
 
 _INSIDE: dict[tuple[type[msgspec.Struct], str], tuple[type[Message], ...]] = {
@@ -96,6 +104,7 @@ _INSIDE: dict[tuple[type[msgspec.Struct], str], tuple[type[Message], ...]] = {
     (Manifest, "aborts"): (AttemptAborted,),
     (VectorReport, "receipts"): (Receipt,),
     (FrozenLists, "lists"): (FrozenList,),
+    (DecryptRequest, "released"): (EncryptedSum,),
     (Votes, "votes"): (Vote, AttemptAborted),
     (JobOffer, "start"): (StartRun,),
     (Relay, "inner"): (Command, Answer),

@@ -17,6 +17,7 @@ from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.aggregator import State as AggregatorState
 from smpc_fl.protocols.commands import Command, Persist, Send, Tick
 from smpc_fl.protocols.coordinator import CoordinatorRound
+from smpc_fl.protocols.decryption import Decryption
 from smpc_fl.protocols.messages import AbortRequest, Message, Refusal, ReleaseReceipt
 from smpc_fl.protocols.owner import OwnerRound
 from smpc_fl.protocols.owner import State as OwnerState
@@ -28,7 +29,7 @@ AGGREGATORS = tuple(f"aggregator-{number}" for number in range(3))
 STRANGERS = ("eve", "aggregator-9", "nobody")
 """An owner outside the cohort, an aggregator outside the round, and one whom the roster does not know."""
 
-Machine = AggregatorRound | OwnerRound | CoordinatorRound
+Machine = AggregatorRound | OwnerRound | CoordinatorRound | Decryption
 MODULES: dict[type[Any], Any] = {OwnerRound: owner, AggregatorRound: aggregator, CoordinatorRound: coordinator}
 
 _CACHES = frozenset({"_entropy", "_prekeys", "_copy", "_round_offer", "_unconfirmed"})

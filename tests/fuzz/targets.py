@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import compute_targets
 import dataset_targets
+import encrypted_targets
 import file_targets
 import machine_targets
 import member_targets
@@ -14,7 +15,7 @@ from engine import Target
 
 MODULES = (
     wire_targets, vector_targets, compute_targets, file_targets, dataset_targets, state_targets, member_targets,
-    machine_targets,
+    machine_targets, encrypted_targets,
 )  # fmt: skip
 
 

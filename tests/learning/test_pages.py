@@ -13,6 +13,7 @@ SAYS = {
     "strategies": ["FedAvg", "FedProx", "Scaffold"],
     "personal": ["global", "fine-tuned", "Ditto", "own head"],
     "traffic": ["None", "bytes a round"],
+    "homomorphic": ["mean", "from shares 0.0"],
 }
 
 
