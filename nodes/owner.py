@@ -280,7 +280,7 @@ class Owner(Node):
             job = decode_job(payload)
             used = tensors_of(job, purpose_of(job, manifest.round))
             self._giving[manifest.run, manifest.round].offered = self.holdings.digest(used)
-            return expected_of(payload, job, manifest.round, start.cohort)
+            return expected_of(payload, job, manifest.round, start.cohort, manifest.clip)
         except SmpcError as error:
             log.warning("no approved job", run=manifest.run.hex(), error=error.code, message=error.message)
             return None
@@ -380,7 +380,7 @@ class Owner(Node):
             async with self._computing:
                 vector, data = await asyncio.to_thread(
                     self.holdings.dated_vector, job, purpose, round_number, model,
-                    owner=self.id, cohort=sorted(start.cohort), kept=self._kept(run),
+                    owner=self.id, cohort=sorted(start.cohort), kept=self._kept(run), clip=manifest.clip,
                 )  # fmt: skip
             if data != giving.offered:
                 raise Unavailable("this owner's data changed while it computed: try again")

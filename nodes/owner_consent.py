@@ -31,6 +31,7 @@ from smpc_fl.nodes.owner_data import Holdings
 from smpc_fl.plans.update_document import update_of
 from smpc_fl.pointers.lineage import decode_expression, describe
 from smpc_fl.pointers.policy import check_history, weighting
+from smpc_fl.privacy.adaptive import adaptive_of
 from smpc_fl.protocols.codec import decode, encode
 from smpc_fl.protocols.messages import JobAnswer, Signed, StartRun
 from smpc_fl.protocols.party import Party
@@ -224,6 +225,7 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
     if isinstance(job, TrainJob):
         strategy, local, update = type(job.strategy).__name__, job.local, update_of(job.plan)
         what = f"Train a model on {job.inputs} and {job.targets}"
+        or_less = ", or less from round to round" if adaptive_of(job.privacy) else ""
         how = f"Local: {local.epochs} epochs of {local.optimizer}, batches of {local.batch_size}, lr {local.lr:g}."
         if update is not None:
             what = f"Run this owner's own update function {update.update!r} on {', '.join(update.tensors)}"
@@ -234,7 +236,7 @@ def summary(job: Job, start: StartRun, warning: str) -> str:
             f"{what} by {strategy}, at most {job.rounds} rounds, "
             f"with {len(start.cohort)} owners ({', '.join(sorted(start.cohort))}).",
             "A yes holds for these owners or fewer of them (at least k_min), as often as this very job is run.",
-            f"{how} Update clipped to L2 norm {job.clip:g}; at most {job.max_samples} rows weighed; "
+            f"{how} Update clipped to L2 norm {job.clip:g}{or_less}; at most {job.max_samples} rows weighed; "
             f"weights: {weighed}. Noise for differential privacy: {price(job)}.",
             *([f"Stays here: your own {', '.join(job.private)}."] if job.private else []),
             f"Leaves: the sum over at least k_min owners of the weighed update ({len(job.plan)} bytes of plan).",

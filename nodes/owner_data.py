@@ -27,8 +27,9 @@ from smpc_fl.nodes.home.kept import Kept
 from smpc_fl.nodes.ledger.base import Ledger
 from smpc_fl.plans.update_document import update_of
 from smpc_fl.pointers.lineage import decode_expression, names
+from smpc_fl.privacy.adaptive import check_adaptive
 from smpc_fl.privacy.records import check_job
-from smpc_fl.protocols.work import Purpose, compressor_of, number_of, weight_of, work_of
+from smpc_fl.protocols.work import Purpose, Work, compressor_of, number_of, weight_of, work_of
 
 if TYPE_CHECKING:
     import torch
@@ -134,6 +135,7 @@ class Holdings:
             _read_plan(job.plan)
             job.strategy.check(job.local)
         check_job(job)
+        check_adaptive(job)
         shared_of(job.plan, job.strategy, job.private)
         held_out: list[str] = []
         if job.evaluation is not None:
@@ -163,12 +165,21 @@ class Holdings:
     # --- work ---
 
     def dated_vector(
-        self, job: Job, purpose: Purpose, round_number: int, model: Buffer, *, owner: str, cohort: list[str], kept: Kept
+        self,
+        job: Job,
+        purpose: Purpose,
+        round_number: int,
+        model: Buffer,
+        *,
+        owner: str,
+        cohort: list[str],
+        kept: Kept,
+        clip: float | None = None,
     ) -> tuple[SecureVector, bytes]:
         """As `vector`, and the digest of the data that it was computed on. Raises `Unavailable` if they changed meanwhile."""
         used = tensors_of(job, purpose)
         data = self.digest(used)
-        vector = self.vector(job, purpose, round_number, model, owner=owner, cohort=cohort, kept=kept)
+        vector = self.vector(job, purpose, round_number, model, owner=owner, cohort=cohort, kept=kept, clip=clip)
         if self.digest(used) != data:
             raise Unavailable("this owner's data changed while it computed: try again")
         return vector, data
@@ -183,17 +194,18 @@ class Holdings:
         owner: str,
         cohort: list[str],
         kept: Kept | None = None,
+        clip: float | None = None,
     ) -> SecureVector:
         """This owner's secure vector for one round, computed, and to be clipped and weighed as it is encoded. What the
-        round leaves for the next is staged in `kept`; without it, it is forgotten."""
-        work = work_of(job, purpose)
+        round leaves for the next is staged in `kept`; without it, it is forgotten. `clip`: of the round's manifest."""
+        work = work_of(job, purpose, clip)
         if isinstance(job, AggregateJob):
             payload, rows = self._operand(job)
             metrics: dict[str, float] = {}
         elif purpose == "train":
             result = self._train(job, round_number, np.frombuffer(model, np.float32), owner, kept)
             weight = weight_of(job, purpose, owner, cohort, self._weighing(job, result.rows))
-            return self._trained_vector(job, round_number, result, weight, owner, kept)
+            return self._trained_vector(job, work, round_number, result, weight, owner, kept)
         else:
             payload, rows = self._evaluate(job, round_number, np.frombuffer(model, np.float32), owner, kept)
             metrics = {}
@@ -201,9 +213,16 @@ class Holdings:
         return assemble(payload, weight, metrics, layout=work.layout, clip=work.clip, mode=work.mode)
 
     def _trained_vector(
-        self, job: TrainJob, round_number: int, result: LocalResult, weight: float, owner: str, kept: Kept | None
+        self,
+        job: TrainJob,
+        work: Work,
+        round_number: int,
+        result: LocalResult,
+        weight: float,
+        owner: str,
+        kept: Kept | None,
     ) -> SecureVector:
-        work, keep = work_of(job, "train"), dict(result.keep)
+        keep = dict(result.keep)
         payload: Array = result.delta
         metrics, clipped = result.metrics, False
         if job.compression is not None:

@@ -66,7 +66,6 @@ from smpc_fl.protocols.work import (
     evaluation_round,
     participants,
     public_weight,
-    purpose_of,
     train_round,
     work_of,
 )
@@ -413,11 +412,12 @@ class Run:
             if reason is not None:
                 log.info("stopped early", run=self.id.hex(), rounds=number - 1)
                 return
-            course = TrainingRound(job, number, np.frombuffer(value, np.float32), len(self.cohort))
+            clip = self.book.results[-1].next_clip if self.book.results else None
+            course = TrainingRound(job, number, np.frombuffer(value, np.float32), len(self.cohort), clip)
             uploaded: Counter[str] = Counter()
             rounds: list[tuple[Work, Released, int]] = []
             while (ask := course.ask) is not None:
-                rounds.append(await self._round(ask.round, ask.model.data.cast("B")))
+                rounds.append(await self._round(ask.work, ask.round, ask.model.data.cast("B")))
                 work, released, _ = rounds[-1]
                 # In a thread: the arithmetic over a whole model would hold up every connection.
                 aggregate = await asyncio.to_thread(self._read, work, released)
@@ -428,15 +428,16 @@ class Run:
             attempts = 1 + sum(taken - 1 for _, _, taken in rounds)
             assert course.trained is not None
             result = self._result(
-                work, released, course.trained, number, course.metrics, dict(uploaded), time.time() - began, attempts
-            )
+                work, released, course.trained, number, course.metrics, dict(uploaded), time.time() - began, attempts,
+                course.next_clip,
+            )  # fmt: skip
             await self._keep(result, value)
 
     async def _aggregate(self) -> None:
         if self.book.results:
             return
         began = time.time()
-        work, released, attempts = await self._round(0, b"")
+        work, released, attempts = await self._round(work_of(self.job, "aggregate"), 0, b"")
         mean = self._read(work, released)
         assert isinstance(self.job, AggregateJob)
         value = mean.mean if self.job.reduce == "mean" else mean.sum
@@ -453,7 +454,7 @@ class Run:
 
     def _result(
         self, work: Work, released: Released, mean: Aggregate, number: int, metrics: dict[str, float],
-        uploaded: dict[str, int], seconds: float, attempts: int,
+        uploaded: dict[str, int], seconds: float, attempts: int, next_clip: float = 0.0,
     ) -> RoundResult:  # fmt: skip
         included = [entry.owner for entry in released.agreed]
         missing = {o: self.missing.get(o) or self._why_absent(o) for o in self.cohort if o not in included}
@@ -472,6 +473,8 @@ class Run:
             worst_error=numbers.worst_error,
             attempts=attempts,
             ring_bits=numbers.ring_bits,
+            clip=work.clip,
+            next_clip=next_clip,
         )
 
     def _why_absent(self, owner: str) -> str:
@@ -501,9 +504,8 @@ class Run:
 
     # --- one round, attempt after attempt ---
 
-    async def _round(self, round_number: int, model: Buffer) -> tuple[Work, Released, int]:
+    async def _round(self, work: Work, round_number: int, model: Buffer) -> tuple[Work, Released, int]:
         """(its work, its release, the attempts that it took)."""
-        work = work_of(self.job, purpose_of(self.job, round_number))
         while True:
             attempt = await self._attempt(round_number)
             outcome = await self._run_attempt(work, attempt, model)

@@ -89,7 +89,8 @@ def read_metrics(path: str | os.PathLike[str]) -> list[dict[str, float]]:
 def line_fields() -> tuple[str, ...]:
     """What a history tells of a round besides its metrics."""
     return (
-        "round", "seconds", "uploaded", "included", "missing", "clipped", "attempts", "ring_bits", "total_weight", "worst_error"
+        "round", "seconds", "uploaded", "included", "missing", "clipped", "attempts", "ring_bits", "total_weight", "worst_error",
+        "clip",
     )  # fmt: skip
 
 

@@ -17,6 +17,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategies import FedAvg, FedSGD
 from smpc_fl.learning.strategy import Strategy, decode
 from smpc_fl.plans.update_document import update_of
+from smpc_fl.privacy.adaptive import check_adaptive
 from smpc_fl.privacy.records import calibrated as calibrated_for_records
 from smpc_fl.privacy.records import check_job
 from smpc_fl.protocols.work import compressor_of, releases
@@ -95,6 +96,7 @@ def training_job(
 
         job = msgspec.structs.replace(job, privacy=calibrated(privacy, releases(job, rounds)))
     check_job(job)
+    check_adaptive(job)
     return job
 
 

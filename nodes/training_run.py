@@ -52,7 +52,8 @@ class Traffic:
 @dataclass(frozen=True)
 class Round:
     """One training round. `metrics`: securely aggregated. `included`: S. `missing`: who was not in S, and why.
-    `model`: float32[d] after the round. `worst_error`: bound on the decoding error of any slot of the mean."""
+    `model`: float32[d] after the round. `worst_error`: bound on the decoding error of any slot of the mean. `clip`: of this
+    round, as its manifest said."""
 
     number: int
     metrics: dict[str, float]
@@ -65,6 +66,7 @@ class Round:
     worst_error: float
     attempts: int
     ring_bits: int
+    clip: float
     model: npt.NDArray[np.float32] = field(repr=False)
 
 
@@ -228,7 +230,7 @@ class Run:
             round_ = Round(
                 result.number, result.metrics, result.seconds, Traffic(result.uploaded), list(result.included),
                 result.missing, result.total_weight, result.clipped, result.worst_error, result.attempts,
-                result.ring_bits, self._vector,
+                result.ring_bits, result.clip, self._vector,
             )  # fmt: skip
             self.rounds.append(round_)
             yield round_

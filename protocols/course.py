@@ -18,6 +18,7 @@ from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import About
 from smpc_fl.learning.update import Aggregate
 from smpc_fl.plans.layout import Vector
+from smpc_fl.privacy.adaptive import adaptive_of, first_clip, next_clip
 from smpc_fl.protocols.work import Work, compressor_of, evaluates, evaluation_round, train_round, work_of
 
 
@@ -32,16 +33,19 @@ class Ask:
 
 class TrainingRound:
     """Training round `number` (from 1) of `job`, over `cohort` owners at most. `vector`: the server after the round before
-    (`learning.server`). `ask`: what is wanted next, or None; `trained`: what the training's sum said, once it is there."""
+    (`learning.server`). `clip`: as the round before left it, None before the first. `ask`: what is wanted next, or None;
+    `trained`: what the training's sum said, once it is there; `next_clip`: then that of the round to come."""
 
-    def __init__(self, job: TrainJob, number: int, vector: Vector, cohort: int) -> None:
+    def __init__(self, job: TrainJob, number: int, vector: Vector, cohort: int, clip: float | None = None) -> None:
         self.number = number
         self.metrics: dict[str, float] = {}
         self.trained: Aggregate | None = None
         self._job, self._cohort = job, cohort
         self._shared = shared_of(job.plan, job.strategy, job.private)
         self._server = Server.from_vector(job.strategy, self._shared, vector)
-        self.ask: Ask | None = Ask(train_round(number), work_of(job, "train"), self._server.shown(job.strategy))
+        self.clip = self.next_clip = first_clip(job) if clip is None else clip
+        work = work_of(job, "train", self.clip)
+        self.ask: Ask | None = Ask(train_round(number), work, self._server.shown(job.strategy))
 
     @property
     def model(self) -> Vector:
@@ -63,6 +67,8 @@ class TrainingRound:
             self.metrics |= read_evaluation(aggregate.mean, evaluation_layout(job))
             return
         self.trained, self.metrics = aggregate, dict(aggregate.metrics)
+        if (adaptive := adaptive_of(job.privacy)) is not None:
+            self.next_clip = next_clip(adaptive, self.clip, 1 - aggregate.flags / included, job.clip)
         about = About(self.number, included, self._cohort, job.local)
         total, weight = aggregate.sum, aggregate.total_weight
         if job.compression is not None:

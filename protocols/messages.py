@@ -377,7 +377,8 @@ class RunState(Message, frozen=True):
 
 
 class RoundResult(Message, frozen=True):
-    """One training round. Attached: the model after it (float32), or the aggregate (float64). `value`: its digest."""
+    """One training round. Attached: the model after it (float32), or the aggregate (float64). `value`: its digest. `clip`: of
+    its manifest; `next_clip`: of the round after it."""
 
     run: Id128
     number: Count
@@ -392,6 +393,8 @@ class RoundResult(Message, frozen=True):
     attempts: Count
     ring_bits: Count
     value: Annotated[bytes, Meta(max_length=32)] = b""
+    clip: float = 0.0
+    next_clip: float = 0.0
 
 
 class StatusRequest(Message, frozen=True): ...

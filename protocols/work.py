@@ -24,6 +24,7 @@ from smpc_fl.learning.metrics import evaluation_layout
 from smpc_fl.learning.shared import shared_of
 from smpc_fl.learning.strategy import same_numbers
 from smpc_fl.learning.update import VectorLayout, denominator, row_weight
+from smpc_fl.privacy.adaptive import count_tail
 from smpc_fl.privacy.mechanism import Mechanism, tail_of
 from smpc_fl.protocols.manifest import Expected, Numbers, Protection, choose_numbers
 
@@ -117,17 +118,23 @@ class Work:
         )  # fmt: skip
 
 
-def work_of(job: Job, purpose: Purpose) -> Work:
-    """The round's layout, bounds and noise, from nothing but the job."""
+def work_of(job: Job, purpose: Purpose, clip: float | None = None) -> Work:
+    """The round's layout, bounds and noise, from nothing but the job. `clip`: of a training round, where the job lets it adapt;
+    the job's own is the most, also for a clip that cannot be."""
     work = _work_of(job, purpose)
     if job.privacy is None:
         return work
-    assert job.privacy.noise_multiplier is not None
+    multiplier = job.privacy.noise_multiplier
+    assert multiplier is not None
+    adaptive = job.privacy.adaptive if purpose == "train" else None
+    if adaptive is not None and clip is not None and 0 < clip < work.clip:
+        work = replace(work, clip=clip)
     # A training's loss would cost noise in every other slot, and drown in its own: evaluation is there for metrics.
     norm = _norm(job, work)
-    tail = tail_of(norm, max(work.clip, 1.0))
+    count = adaptive.count_noise if adaptive else None
+    tail = tail_of(norm, max(work.clip, 1.0)) if count is None else count_tail(multiplier, count, norm)
     layout = VectorLayout(work.layout.payload, scale=2.0**tail)
-    mechanism = Mechanism(job.privacy.noise_multiplier, norm, tail, layout.length)
+    mechanism = Mechanism(multiplier, norm, tail, layout.length, centred=adaptive is not None)
     return replace(work, layout=layout, mechanism=mechanism)
 
 
@@ -225,8 +232,11 @@ def participants(job: Job, round_number: int, owners: Sequence[str], k_min: int)
     return sorted(owners)
 
 
-def expected_of(job_bytes: bytes, job: Job, round_number: int, cohort: Sequence[str]) -> Expected:
-    return work_of(job, purpose_of(job, round_number)).expected(job_digest(job_bytes), cohort)
+def expected_of(
+    job_bytes: bytes, job: Job, round_number: int, cohort: Sequence[str], clip: float | None = None
+) -> Expected:
+    """`clip`: what the manifest says, which counts where the job lets it adapt."""
+    return work_of(job, purpose_of(job, round_number), clip).expected(job_digest(job_bytes), cohort)
 
 
 def _max_samples(job: TrainJob) -> int:

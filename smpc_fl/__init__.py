@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from smpc_fl.frameworks.keras_models import load_keras
-    from smpc_fl.jobs import Evaluation, LocalTraining, Privacy, RecordPrivacy, Stop
+    from smpc_fl.jobs import AdaptiveClip, Evaluation, LocalTraining, Privacy, RecordPrivacy, Stop
     from smpc_fl.learning import partition
     from smpc_fl.learning.compression import Compression
     from smpc_fl.learning.strategies import (
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from smpc_fl.pointers.pointer import PointerTensor
 
 _WHERE = {
+    "AdaptiveClip": "jobs",
     "BadInput": "errors",
     "BudgetExceeded": "errors",
     "Compression": "learning.compression",
@@ -113,6 +114,7 @@ _CALLED = {"register_strategy": "register"}
 """What a public name is called where it is, when that is shorter."""
 
 __all__ = [
+    "AdaptiveClip",
     "BadInput",
     "BudgetExceeded",
     "Compression",

@@ -98,18 +98,40 @@ class Stop(_Value, frozen=True):
     restore_best: bool = False
 
 
+class AdaptiveClip(_Value, frozen=True):
+    """A clip that follows a `quantile` of the norms of owners' updates (Andrew et al. 2021; `privacy.adaptive`).
+
+    It begins at `initial`, never exceeds the job's `clip`, and moves by exp(±`rate`) a round at most, but for noise.
+    `count_noise`: standard deviation, in owners, of one aggregator's noise in the count of clipped ones, at least; about a
+    twentieth of the owners that take part is usual. Raises `BadInput`."""
+
+    initial: Annotated[float, Meta(gt=0, le=1e9)]
+    count_noise: Annotated[float, Meta(gt=0, le=1e9)]
+    quantile: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    rate: Annotated[float, Meta(gt=0, le=10)] = 0.2
+
+    def __post_init__(self) -> None:
+        for name, most in (("initial", 1e9), ("count_noise", 1e9), ("rate", 10.0)):
+            if not 0 < getattr(self, name) <= most:
+                raise BadInput(f"adaptive clip: {name} must be above 0, and at most {most:g}")
+        if not 0 <= self.quantile <= 1:
+            raise BadInput("adaptive clip: quantile must be 0 to 1")
+
+
 class Privacy(_Value, frozen=True):
     """Differential privacy of what leaves the federation, for each owner as a whole (docs/privacy.md). Every aggregator adds
     noise to every slot of its partial sum; one honest aggregator's is enough.
 
     `noise_multiplier`: standard deviation of one aggregator's noise over the largest L2 norm of an owner's vector. In its
     place `epsilon`: what all rounds together may cost at `delta`; the multiplier is then worked out before the job is sent
-    (needs the extra `privacy`). `unit`: neighbouring federations differ in all data of one of these. Raises `BadInput`."""
+    (needs the extra `privacy`). `unit`: neighbouring federations differ in all data of one of these. `adaptive`: in training
+    the clip follows the updates, and costs no more. Raises `BadInput`."""
 
     delta: Annotated[float, Meta(gt=0, lt=1)]
     noise_multiplier: Annotated[float, Meta(gt=0, le=1e6)] | None = None
     epsilon: Annotated[float, Meta(gt=0, le=1e3)] | None = None
     unit: Literal["owner"] = "owner"
+    adaptive: AdaptiveClip | None = None
 
     def __post_init__(self) -> None:
         _check_ranges(self)
@@ -133,9 +155,10 @@ class TrainJob(_Value, frozen=True, tag=True):
     """Train `plan` (canonical JSON, `plans`) on every owner's tensors `inputs` and `targets`; both are empty, and `local` counts
     for nothing, where the plan names an update function and the tensors that it reads (`plans.update_document`).
 
-    `clip`: largest L2 norm of an update (float32[d]); `max_samples`: public cap on an owner's rows, the weight is
-    rows / max_samples; `tolerance`: largest decoding error of a mean that is accepted; `ring_bits`: None for 32, or 64
-    where the tolerance needs it; `seed`: shuffles and dropout derive from (seed, round, owner).
+    `clip`: largest L2 norm of an update (float32[d]), or with `privacy.adaptive` the most that the clip may become;
+    `max_samples`: public cap on an owner's rows, the weight is rows / max_samples; `tolerance`: largest decoding error of a
+    mean that is accepted; `ring_bits`: None for 32, or 64 where the tolerance needs it; `seed`: shuffles and dropout derive
+    from (seed, round, owner).
 
     `update_bits` = n: an update's numbers become n-bit integers, ±max(clip, 1) being ±2^(n-1), and a training round's
     ring, unless `ring_bits` says it, the smallest that holds their sum: n + log2(owners) bits, rounded up.
@@ -194,6 +217,10 @@ class AggregateJob(_Value, frozen=True, tag=True):
 
     def __post_init__(self) -> None:
         _check_noise(self.privacy)
+        if self.privacy is not None and self.privacy.adaptive is not None:
+            raise BadInput(
+                "an adaptive clip follows updates: it goes with training, not with aggregates and statistics"
+            )
         if math.prod(self.shape) > MAX_SIZE:
             raise BadInput(f"an aggregate has at most {MAX_SIZE} elements: reduce first")
 

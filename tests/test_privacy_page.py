@@ -17,7 +17,7 @@ PAGE = (ROOT / "docs" / "privacy.md").read_text(encoding="utf-8")
 
 @pytest.mark.slow
 def test_the_example_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
-    block, _ = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
+    block, _, _ = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
     shown = run_block(block, tmp_path)
     accuracy = re.search(r"accuracy (\d\.\d\d)", shown)
     assert accuracy is not None
@@ -26,8 +26,18 @@ def test_the_example_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_clip_of_the_example_grows_to_the_updates(tmp_path: Path) -> None:
+    first, further, _ = (match["text"] for match in FENCE.finditer(PAGE))
+    shown = run_block(Block("python", f"{first}\n{further}", going_on=False), tmp_path)
+    clips = re.search(r"\[(0\.1(, [0-9.]+){5})\]", shown)
+    assert clips is not None
+    assert float(clips[1].split(", ")[-1]) > 0.1
+
+
+@pytest.mark.slow
 def test_the_example_for_records_learns_and_reports_what_it_cost(tmp_path: Path) -> None:
-    _, block = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
+    _, _, block = [Block(match["language"], match["text"], going_on=False) for match in FENCE.finditer(PAGE)]
     shown = run_block(block, tmp_path)
     accuracy = re.search(r"accuracy (\d\.\d\d)", shown)
     assert accuracy is not None

@@ -131,7 +131,7 @@ def _read(setting: Setting) -> _Round:
     offer = coordinator.open(setting.offer, RoundOffer, "coordinator", phase="offer")
     manifest = coordinator.open(offer.manifest, Manifest, "coordinator", phase="offer")
     job = decode_job(setting.job)
-    expected = expected_of(setting.job, job, manifest.round, setting.cohort)
+    expected = expected_of(setting.job, job, manifest.round, setting.cohort, manifest.clip)
     return _Round(setting, job, offer, manifest, expected, coordinator)
 
 
@@ -243,7 +243,9 @@ class _Exchange:
             cohort = list(round_.setting.cohort)
             purpose = purpose_of(round_.job, number)
             kept = of_owner(round_.setting.kept, owner) if round_.setting.kept else None
-            return Computed(data.vector(round_.job, purpose, number, model, owner=owner, cohort=cohort, kept=kept))
+            return Computed(data.vector(
+                round_.job, purpose, number, model, owner=owner, cohort=cohort, kept=kept, clip=round_.manifest.clip
+            ))  # fmt: skip
         except SmpcError as error:
             return ComputeFailed(error)
         except Exception as error:

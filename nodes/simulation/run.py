@@ -141,6 +141,7 @@ class Simulation:
         self._executor, self._workers = choose(executor, owners), workers
         self._progress = progress
         self._history: list[dict[str, float]] = []
+        self._clip: float | None = None  # of the next round
         self._cancelled = False
         self._failure: SmpcError | None = None
         self._kept = SimulatedKept() if keeps_at_home(job) else None
@@ -185,7 +186,7 @@ class Simulation:
 
     def _round(self, executor: Executor) -> tuple[RoundResult, bytes]:
         number, began = len(self._history) + 1, time.monotonic()
-        course = TrainingRound(self._job, number, self._vector, len(self._owners.names))
+        course = TrainingRound(self._job, number, self._vector, len(self._owners.names), self._clip)
         uploaded: Counter[str] = Counter()
         releases: list[Released] = []
         while (ask := course.ask) is not None:
@@ -194,7 +195,7 @@ class Simulation:
             if ask.work.purpose == "train" and self._kept is not None:
                 self._kept.commit(ask.round, [entry.owner for entry in releases[-1].agreed])
             uploaded.update(releases[-1].uploaded)
-        self._vector = course.vector
+        self._vector, self._clip = course.vector, course.next_clip
         self._history.append(course.metrics)
         return self._result(course, releases[0], dict(uploaded), time.monotonic() - began), self._vector.tobytes()
 
@@ -236,7 +237,7 @@ class Simulation:
         self, course: TrainingRound, released: Released, uploaded: dict[str, int], seconds: float
     ) -> RoundResult:
         assert course.trained is not None
-        numbers = self._numbers(work_of(self._job, "train"))
+        numbers = self._numbers(work_of(self._job, "train", course.clip))
         return RoundResult(
             run=self.id,
             number=course.number,
@@ -250,4 +251,6 @@ class Simulation:
             worst_error=numbers.worst_error,
             attempts=1,
             ring_bits=numbers.ring_bits,
+            clip=course.clip,
+            next_clip=course.next_clip,
         )

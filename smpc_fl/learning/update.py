@@ -54,12 +54,13 @@ class VectorLayout:
 @dataclass(frozen=True, eq=False)
 class Aggregate:
     """What the sum over owners says: weighted `sum` of the payloads float64[payload], weighted mean metrics, the sum of
-    the weights, and how many owners had something clipped."""
+    the weights, and how many owners had something clipped; `flags`: the same as it came, with the noise if there is some."""
 
     sum: Floats
     metrics: dict[str, float]
     total_weight: float
     clipped: int
+    flags: float
 
     @cached_property
     def mean(self) -> Floats:
@@ -226,9 +227,9 @@ def disassemble(total: Floats, layout: VectorLayout, weight: float | None = None
     if total.shape != (layout.length,):
         raise ShapeMismatch(f"the sum of this round has {layout.length} slots, not shape {total.shape}")
     weight = float(total[-2]) / layout.scale if weight is None else weight
-    clipped = max(0, round(float(total[-1]) / layout.scale))
+    flags = float(total[-1]) / layout.scale
     if not weight > 0:
         raise RoundAborted("the sum of the weights is not positive: no mean can be told from it")
     rates = total[layout.payload : -2] / layout.scale / weight * METRIC_BOUND
     metrics = {name: float(rate) for name, rate in zip(layout.metrics, rates, strict=True)}
-    return Aggregate(total[: layout.payload], metrics, weight, clipped)
+    return Aggregate(total[: layout.payload], metrics, weight, max(0, round(flags)), flags)

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from msgspec import structs
+
 from smpc_fl.errors import BadInput, Unavailable
 from smpc_fl.jobs import Privacy
 
@@ -134,7 +136,7 @@ def calibrated(privacy: Privacy, releases: int) -> Privacy:
         dp.ExplicitBracketInterval(0.9 * guess, 1.1 * guess),
     )
     digits = 10.0 ** (3 - math.floor(math.log10(found)))
-    return Privacy(delta=privacy.delta, noise_multiplier=math.ceil(found * digits) / digits, unit=privacy.unit)
+    return structs.replace(privacy, epsilon=None, noise_multiplier=math.ceil(found * digits) / digits)
 
 
 def dp_accounting_with(neighbours: str, epsilon: float) -> tuple[ModuleType, Any]:

@@ -37,11 +37,13 @@ _ROUNDING = 9
 class Noise(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """As a manifest states it, in units of its scale: `sigma`, the standard deviation of each aggregator's discrete Gaussian
     noise in every slot; `sensitivity`, the longest L2 norm of an owner's vector; `tail`: the weight and the clipped flag are
-    multiplied by 2^tail before they are scaled."""
+    multiplied by 2^tail before they are scaled. `centre`: where all weights are 1, and so public, what a weight is in these
+    units; the norm is then that of the distance from this, and in the slot of the flag from half of it. 0: from nothing."""
 
     sigma: Annotated[int, Meta(ge=1, le=LARGEST)]
     sensitivity: Annotated[int, Meta(ge=1, le=LARGEST)]
     tail: Annotated[int, Meta(ge=-64, le=64)]
+    centre: Annotated[int, Meta(ge=0, le=LARGEST)] = 0
 
     def bound(self, slots: int, aggregators: int) -> int:
         """The most that the aggregators' noise together adds to any of the slots, but for one chance in 2^40.
@@ -59,23 +61,32 @@ def deviations(slots: int, aggregators: int = 1) -> float:
 @dataclass(frozen=True)
 class Mechanism:
     """What a job asks of one kind of round. `multiplier`: sigma over the sensitivity; `norm`: L2 bound of a weighed payload;
-    `tail`: as in `Noise`; `slots` of the whole vector."""
+    `tail`: as in `Noise`; `slots` of the whole vector. `centred`: weights are all 1 (`Noise.centre`)."""
 
     multiplier: float
     norm: float
     tail: int
     slots: int
+    centred: bool = False
 
     def noise(self, fractional_bits: int) -> Noise:
         """In units of this scale. Raises `CapacityExceeded`."""
         # Addition, product and square root round alike on every machine: all nodes come to the same integers.
-        longest = math.sqrt(self.norm * self.norm + 2 * 4.0**self.tail)
+        longest = math.sqrt(self.norm * self.norm + (0.25 if self.centred else 2) * 4.0**self.tail)
         length = (math.ldexp(longest, fractional_bits) + math.sqrt(self.slots) / 2) * (1 + _MARGIN)
         sigma = math.sqrt((self.multiplier * length) ** 2 + _ROUNDING)
         if not sigma <= LARGEST or not length <= LARGEST:
             raise CapacityExceeded("the noise is larger than 2^57 units: use fewer fractional bits, or a smaller clip")
         sensitivity = math.ceil(length)
-        return Noise(math.ceil(math.sqrt((self.multiplier * sensitivity) ** 2 + _ROUNDING)), sensitivity, self.tail)
+        unit = self.tail + fractional_bits
+        if self.centred and not 1 <= unit <= LARGEST.bit_length() - 1:
+            raise CapacityExceeded(
+                "the count of clipped owners does not fit this scale: use more bits, or less count_noise"
+            )
+        centre = 1 << unit if self.centred else 0
+        return Noise(
+            math.ceil(math.sqrt((self.multiplier * sensitivity) ** 2 + _ROUNDING)), sensitivity, self.tail, centre
+        )
 
     def bound(self, fractional_bits: int, aggregators: int) -> int:
         """`Noise.bound` in units of this scale; more than any ring holds where there is no such noise."""
@@ -97,6 +108,9 @@ def check_norm(words: RingArray, ring: Ring, noise: Noise) -> None:
     for place in chunks(words.size):
         part = ring.to_signed(words[place]).astype(float)
         squares += float(part @ part)
+    if noise.centre:
+        for value, middle in zip(ring.to_signed(words[-2:]).tolist(), (noise.centre, noise.centre / 2), strict=True):
+            squares += (value - middle) ** 2 - float(value) ** 2
     if squares > (noise.sensitivity * (1 - _MARGIN / 2)) ** 2:
         raise CapacityExceeded(
             "the vector is longer than the sensitivity that the noise was chosen for: nothing leaves"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,22 @@ def test_every_strategy_carries_noise() -> None:
     few = {"rounds": 1, "compression": sf.Compression(bits=8), "strategy": sf.FedAvg(weights="equal")}
     noisy, quiet = (simulated(privacy=privacy, **few).rounds[0] for privacy in (loud, None))
     assert noisy.ring_bits > quiet.ring_bits  # it takes room
+
+
+def test_a_clip_that_adapts() -> None:
+    """From round to round by the fraction that was not clipped, as `Round.clipped` tells it; and the noise with it."""
+    adaptive = sf.AdaptiveClip(initial=2.0, count_noise=1.0, quantile=0.2, rate=0.5)
+    privacy = sf.Privacy(delta=1e-5, noise_multiplier=1e-3, adaptive=adaptive)
+    run = simulated(rounds=4, clip=3.0, strategy=sf.FedAvg(weights="equal"), privacy=privacy)
+    clips = [round_.clip for round_ in run.rounds]
+    assert clips[0] == 2.0
+    for before, after in zip(run.rounds, clips[1:], strict=False):
+        unclipped = 1 - before.clipped / 40
+        assert after == pytest.approx(before.clip * math.exp(-0.5 * (unclipped - 0.2)), rel=0.02)
+    assert clips[-1] < 1.0
+    assert run.rounds[-1].worst_error < 0.8 * run.rounds[0].worst_error
+    with pytest.raises(BadInput, match="weights='equal'"):
+        simulated(clip=3.0, privacy=privacy)
 
 
 def test_a_run_of_another_session_does_not_guess() -> None:

@@ -101,6 +101,21 @@ def test_a_run_that_was_stopped_goes_on_in_another_session(fed: sf.LocalFederati
             later.resume("12", plan())
 
 
+def test_an_adaptive_clip_goes_on_where_it_was(fed: sf.LocalFederation) -> None:
+    """The noise is too small to count, so clips are those of an unbroken run."""
+    adaptive = sf.AdaptiveClip(initial=0.01, count_noise=1e-6)
+    privacy = sf.Privacy(delta=1e-5, noise_multiplier=1e-7, adaptive=adaptive)
+    asked = options(sf.FedAvg(weights="equal"), 5) | {"rounds": 6, "privacy": privacy}
+    unbroken = sf.simulate(plan(), DATA, **asked, workers=1).wait()
+    run = fed.train(plan(), **asked)
+    for round_ in run:
+        if round_.number == 3:
+            fed.kill("coordinator")
+    clips = [round_.clip for round_ in run.rounds]
+    assert clips == pytest.approx([round_.clip for round_ in unbroken.rounds], rel=1e-5)
+    assert len(set(clips)) == 6
+
+
 def test_compressed_updates_are_the_simulations(fed: sf.LocalFederation) -> None:
     """Residuals stay at the owners, also of one that is killed."""
     small = options(sf.FedAvg(), 3) | {"ring_bits": None, "compression": sf.Compression(bits=6, keep=0.5), "clip": 5.0}

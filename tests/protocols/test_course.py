@@ -27,7 +27,7 @@ def job(evaluation: Evaluation | None = None, rounds: int = 4) -> TrainJob:
 
 
 def sums(*values: float, weight: float, **metrics: float) -> Aggregate:
-    return Aggregate(np.array(values), metrics, weight, 0)
+    return Aggregate(np.array(values), metrics, weight, 0, 0.0)
 
 
 def wanted(course: TrainingRound) -> Ask:
@@ -56,7 +56,7 @@ def test_the_new_model_is_evaluated_where_that_is_due() -> None:
     np.testing.assert_array_equal(wanted(course).model, course.model)
     slots = np.zeros(evaluation_layout(job(Evaluation())).length)
     slots[0] = 2.0 / METRIC_BOUND
-    course.take(Aggregate(slots, {}, 2.0, 0), 3)
+    course.take(Aggregate(slots, {}, 2.0, 0, 0.0), 3)
     assert course.ask is None
     assert course.metrics == {"loss": 0.5, "val_loss": pytest.approx(1.0)}
     np.testing.assert_array_equal(course.model, MODEL + 1)
