@@ -176,7 +176,8 @@ def shortcomings(roster: Roster) -> list[str]:
         found.append("there is no coordinator yet")
     if len(roster.aggregators) < 2:
         found.append(
-            f"there are {len(roster.aggregators)} aggregators; shares need at least two, run by different parties"
+            f"there are {len(roster.aggregators)} aggregators; shares need at least two, run by different parties (a single one "
+            "can add what owners encrypt: docs/homomorphic.md)"
         )
     if len(roster.owners) < 3:
         found.append(f"there are {len(roster.owners)} owners; a sum hides one among no fewer than three")
