@@ -163,7 +163,7 @@ def test_errors_are_three_standard_deviations() -> None:
     truth = sf.stats.describe(x, bound=[3, 4], max_rows=M), sf.stats.covariance(x, bound=[3, 4], max_rows=M)
     fit = sf.stats.linear_regression(x, y, bound=[3, 4], y_bound=2, max_rows=M)
     groups = sf.stats.group_by(x, y, [0, 1], bound=[3, 4], max_rows=M)
-    for seed in range(12):
+    for seed in range(8):
         made.seed, o = seed, options(0.004)
         summary, spread = sf.stats.describe(x, bound=[3, 4], **o), sf.stats.covariance(x, bound=[3, 4], **o)
         line = sf.stats.linear_regression(x, y, bound=[3, 4], y_bound=2, **o)
@@ -180,7 +180,7 @@ def test_errors_are_three_standard_deviations() -> None:
             )
         )
     spread_of = torch.stack(off).square().mean(0).sqrt() * 3
-    assert bool(((spread_of > 0.35) & (spread_of < 1.9)).all()), spread_of
+    assert bool(((spread_of > 0.3) & (spread_of < 2.1)).all()), spread_of
 
 
 def test_the_noise_of_a_fit_is_that_of_noisy_fits() -> None:
@@ -213,12 +213,12 @@ def test_intervals_of_a_curve_count_the_noise() -> None:
     x, y = fields(made)
     times, events = [p[:, 0].abs() + 1 for p in x], [q == 1 for q in y]
     plain = sf.stats.kaplan_meier(times, events, GRID, max_rows=M)
-    for seed in range(40):
+    for seed in range(24):
         made.seed = seed
         curves.append(sf.stats.kaplan_meier(times, events, GRID, **options(0.1)))
     logs = torch.stack([curve.survival.log() for curve in curves])[:, 1:]  # at the first time nothing happens
     stated = torch.stack([curve.noise_variance for curve in curves if curve.noise_variance is not None]).mean(0)[1:]
-    assert logs.std(0).tolist() == pytest.approx(stated.sqrt().tolist(), rel=0.35)
+    assert logs.std(0).tolist() == pytest.approx(stated.sqrt().tolist(), rel=0.4)
     assert bool((curves[0].survival.diff() <= 0).all())
     low, high = curves[0].interval().T
     assert bool((low <= curves[0].survival).all() and (curves[0].survival <= high).all() and (high <= 1).all())
@@ -230,14 +230,14 @@ def test_intervals_of_a_curve_count_the_noise() -> None:
 def test_noise_alone_makes_no_dependence() -> None:
     """Chi-square of independent columns: about as many as there are degrees, although the noise is as large as the counts."""
     found = []
-    for seed in range(40):
+    for seed in range(24):
         draw = np.random.default_rng(seed)
         made = world(**{name: [draw.integers(0, 3, M) for _ in range(3)] for name in ("x", "y")})
         made.seed = seed
         got = sf.stats.chi_square(of(made, "x"), of(made, "y"), [0, 1, 2], [0, 1, 2], **options(0.05))
         assert (got.count_error / 3) ** 2 > 0.5 * got.least_expected
         found.append(got.statistic)
-    assert float(np.mean(found)) == pytest.approx(4, abs=1.2)
+    assert float(np.mean(found)) == pytest.approx(4, abs=1.5)
 
 
 # --- what is made of it ---
@@ -316,15 +316,15 @@ def test_the_cost_is_dp_accountings_own() -> None:
 
     made = many(3)
     x, y = fields(made)
-    got = sf.stats.crosstab(y, y, [0, 1], [0, 1], **options(2.5))
+    got = sf.stats.crosstab(y, y, [0, 1], [0, 1], **options(8.0))
     book = PLDAccountant(dp_accounting.NeighboringRelation.REPLACE_ONE)
-    book.compose(dp_accounting.GaussianDpEvent(2.5))
+    book.compose(dp_accounting.GaussianDpEvent(8.0))
     assert got.privacy is not None
     assert got.privacy.epsilon == pytest.approx(book.get_epsilon(1e-5), rel=1e-3)
     assert (got.privacy.unit, got.privacy.delta, got.privacy.releases) == ("owner", 1e-5, 1)
-    assert got.privacy.noise_multiplier == 2.5
+    assert got.privacy.noise_multiplier == 8.0
     assert "dp-accounting" in got.privacy.accountant
-    assert got.privacy == sf.stats.spent(sf.Privacy(delta=1e-5, noise_multiplier=2.5))
+    assert got.privacy == sf.stats.spent(sf.Privacy(delta=1e-5, noise_multiplier=8.0))
     assert sf.stats.histogram([p[:, 0] for p in x], [0, 1]).privacy is None
 
 
