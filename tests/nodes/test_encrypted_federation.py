@@ -16,7 +16,7 @@ from smpc_fl.errors import ConfigInvalid
 from smpc_fl.nodes.decryption import check_road
 from smpc_fl.nodes.home.config import AggregatorConfig, load, load_any
 
-DATA = owners(4)
+DATA = owners(3)
 
 
 def test_the_model_is_that_of_shares_and_no_key_leaves_the_owners(tmp_path: Path) -> None:
