@@ -37,9 +37,9 @@ def network() -> nn.Module:
 Setting = tuple[Strategy, float]
 """And the owners' learning rate."""
 BUDGET: dict[str, list[Setting]] = {  # six settings each
-    "FedAvg": [(sf.FedAvg(), lr) for lr in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)],
+    "FedAvg": [(sf.FedAvg(), lr) for lr in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)],
     "FedProx": [(sf.FedProx(mu=mu), lr) for lr in (0.05, 0.1, 0.2) for mu in (0.01, 0.1)],
-    "Scaffold": [(sf.Scaffold(), lr) for lr in (0.01, 0.02, 0.05, 0.1, 0.2, 0.4)],
+    "Scaffold": [(sf.Scaffold(), lr) for lr in (0.02, 0.05, 0.1, 0.2, 0.4, 0.8)],
     "FedAvgM": [(sf.FedAvgM(momentum=m), lr) for lr in (0.02, 0.05, 0.1) for m in (0.5, 0.9)],
     "FedAdam": [(sf.FedAdam(server_lr=s), lr) for lr in (0.02, 0.05, 0.1) for s in (0.01, 0.03)],
 }
