@@ -77,7 +77,7 @@ def test_traffic_counts_what_owners_upload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     names = script(monkeypatch, "images/traffic.py")
-    options = ["--simulate", "--rounds", "2", "--seeds", "1", "--ways", "0", "3", "6"]
+    options = ["--simulate", "--rounds", "2", "--seeds", "1", "--ways", "0", "3", "7"]
     names["main"]([*options, "--output", str(tmp_path)])
     found = json.loads((tmp_path / "traffic.json").read_text())
     usual, adapters, kept = found.values()
