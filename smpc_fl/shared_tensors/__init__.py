@@ -1,0 +1,1 @@
+"""Shared tensors: arithmetic of several parties on tensors that none of them can read."""

@@ -1,0 +1,191 @@
+"""The few steps that programs are made of: the type that each makes, what is dealt for it, what it opens, and how it runs.
+
+Everything else (`functions/`) is written out in these. One table serves those who write programs (types and costs), the
+provider (`deal`) and the parties (`run`), so that they cannot disagree.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import torch
+
+from smpc_fl.errors import BadInput, ShapeMismatch
+from smpc_fl.shared_tensors import linear, products, truncation
+from smpc_fl.shared_tensors.opening import Opening, Running
+from smpc_fl.shared_tensors.products import Masked
+from smpc_fl.shared_tensors.program import Step, Type
+from smpc_fl.shared_tensors.randomness import Source
+from smpc_fl.shared_tensors.words import RANGE_BITS, Words
+
+Types = Sequence[Type]
+Parameters = Mapping[str, Any]
+
+
+def _nothing(source: Source, types: Types, parameters: Parameters, masks: Sequence[Any]) -> None:
+    return None
+
+
+def _no_openings(types: Types, parameters: Parameters) -> list[int]:
+    return []
+
+
+@dataclass(frozen=True)
+class Primitive:
+    """`result` raises `ShapeMismatch` or `BadInput`; `deal` gets what was dealt for the inputs (only the provider's are
+    values); `run` gets whether this party adds what is public, what was dealt, the inputs' values and the parameters."""
+
+    result: Callable[[Types, Parameters], Type]
+    run: Callable[[bool, Any, list[Any], Parameters], Running | Any]
+    deal: Callable[[Source, Types, Parameters, Sequence[Any]], Any] = _nothing
+    opens: Callable[[Types, Parameters], list[int]] = _no_openings
+    """Bytes that a party sends to each other one, by round."""
+    corrected: bool = False
+    """Whether one party gets a correction."""
+
+
+def shape_of(f: Callable[..., torch.Tensor], *shapes: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of what `f` makes of tensors of these shapes. Raises `ShapeMismatch`."""
+    try:
+        result = f(*(torch.empty(shape, dtype=torch.int64, device="meta") for shape in shapes))
+    except (RuntimeError, IndexError, ValueError, TypeError):
+        raise ShapeMismatch(f"these shapes do not fit together: {', '.join(map(str, shapes))}") from None
+    return tuple(result.shape)
+
+
+# --- what a party does alone ---
+
+
+def _local(name: str) -> Primitive:
+    f = linear.LOCAL[name]
+
+    def result(types: Types, parameters: Parameters) -> Type:
+        first = _alike(name, types)
+        shape = shape_of(lambda *xs: f(list(xs), parameters), *(type.shape for type in types))
+        return Type(shape, first.scale, first.sort)
+
+    return Primitive(result, lambda first, dealt, inputs, parameters: f(inputs, parameters))
+
+
+def _alike(name: str, types: Types) -> Type:
+    if any(type.sort not in ("share", "public") for type in types) or len({(t.scale, t.sort) for t in types}) != 1:
+        raise BadInput(f"{name} takes values that are held alike, at one scale")
+    return types[0]
+
+
+def _add_type(types: Types, parameters: Parameters) -> Type:
+    a, b = types
+    if a.scale != b.scale or {a.sort, b.sort} - {"share", "public"}:
+        raise BadInput("add takes two shared or public values at one scale")
+    if parameters["public"] != (a.sort != b.sort) or (a.sort, b.sort) == ("public", "share"):
+        raise BadInput("what is public is added to what is shared, and add says so")
+    return Type(shape_of(torch.add, a.shape, b.shape), a.scale, "public" if a.sort == b.sort == "public" else "share")
+
+
+def _add(first: bool, dealt: None, inputs: list[Words], parameters: Parameters) -> Words:
+    a, b = inputs
+    if parameters["public"] and not first:  # the others only take on the shape
+        b = torch.zeros((), dtype=torch.int64).expand(b.shape)
+    return a + b
+
+
+def _scaled_type(types: Types, parameters: Parameters) -> Type:
+    """A whole multiple read at a finer scale: x · 2^k, at scale + k, is the same number."""
+    (x,) = types
+    if x.sort not in ("share", "public") or not 0 < parameters["by"] < RANGE_BITS:
+        raise BadInput("rescale takes a shared or public value and 1 to 61 more fractional bits")
+    return Type(x.shape, x.scale + parameters["by"], x.sort)
+
+
+def _public_product_type(types: Types, parameters: Parameters) -> Type:
+    x, y = types
+    if {x.sort, y.sort} - {"share", "public"} or x.sort == y.sort == "share":
+        raise BadInput("a public product takes a public value and a shared one")
+    shape = shape_of(products.bilinear(parameters), x.shape, y.shape)
+    return Type(shape, x.scale + y.scale, "public" if x.sort == y.sort else "share")
+
+
+# --- products ---
+
+
+def _mask_type(types: Types, parameters: Parameters) -> Type:
+    (x,) = types
+    if x.sort != "share":
+        raise BadInput("only a shared value is masked")
+    return Type(x.shape, x.scale, "mask")
+
+
+def _mask(first: bool, dealt: Words, inputs: list[Any], parameters: Parameters) -> Running:
+    (opened,) = yield [Opening(inputs[0] - dealt)]
+    return Masked(opened, dealt)
+
+
+def _product_type(types: Types, parameters: Parameters) -> Type:
+    x, y = types
+    if x.sort != "mask" or y.sort != "mask":
+        raise BadInput("a product takes two masked values")
+    return Type(shape_of(products.bilinear(parameters), x.shape, y.shape), x.scale + y.scale)
+
+
+def _deal_product(source: Source, types: Types, parameters: Parameters, masks: Sequence[Any]) -> Words:
+    f = products.bilinear(parameters)
+    return source.derived(_product_type(types, parameters).shape, lambda: f(masks[0], masks[1]))
+
+
+def _product(first: bool, dealt: Words, inputs: list[Any], parameters: Parameters) -> Words:
+    return products.product(products.bilinear(parameters), inputs[0], inputs[1], dealt, first)
+
+
+# --- truncation ---
+
+
+def _truncate_type(types: Types, parameters: Parameters) -> Type:
+    (x,) = types
+    drop = parameters["drop"]
+    if x.sort != "share" or not 0 < drop <= min(x.scale, RANGE_BITS):
+        raise BadInput("truncation takes a shared value and drops some of its fractional bits")
+    return Type(x.shape, x.scale - drop)
+
+
+TABLE: Mapping[str, Primitive] = MappingProxyType(
+    {
+        **{name: _local(name) for name in linear.LOCAL},
+        "add": Primitive(_add_type, _add),
+        "rescale": Primitive(_scaled_type, lambda first, dealt, inputs, p: inputs[0] << p["by"]),
+        "public_product": Primitive(
+            _public_product_type, lambda first, dealt, inputs, p: products.bilinear(p)(inputs[0], inputs[1])
+        ),
+        "mask": Primitive(
+            _mask_type,
+            _mask,
+            deal=lambda source, types, p, masks: source.uniform(types[0].shape),
+            opens=lambda types, p: [8 * types[0].size],
+        ),
+        "product": Primitive(_product_type, _product, _deal_product, corrected=True),
+        "truncate": Primitive(
+            _truncate_type,
+            lambda first, dealt, inputs, p: truncation.run(dealt, inputs[0], p["drop"], first),
+            deal=lambda source, types, p, masks: truncation.deal(source, types[0].shape, p["drop"]),
+            opens=lambda types, p: [8 * types[0].size],
+            corrected=True,
+        ),
+    }
+)
+"""By name. `input` and `public`, whose values are given, have no entry."""
+
+GIVEN = ("input", "public")
+
+
+def type_of(step_name: str, types: Types, parameters: Parameters) -> Type:
+    """What a step makes. Raises `BadInput` for an unknown one, or as the primitive does."""
+    primitive = TABLE.get(step_name)
+    if primitive is None:
+        raise BadInput(f"there is no step {step_name!r}")
+    return primitive.result(types, parameters)
+
+
+def input_types(steps: Sequence[Step], step: Step) -> list[Type]:
+    return [steps[value].type for value in step.inputs]
