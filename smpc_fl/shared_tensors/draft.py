@@ -106,6 +106,8 @@ class Draft:
         """`map`: mul, matmul or conv2d. The result has both scales: `narrow` it when it is to be a factor again."""
         if isinstance(b, int) or (isinstance(b, float) and b.is_integer() and abs(b) < 2.0**31):
             return self.step("times", a, factor=int(b))  # exact, and nothing to truncate
+        if map == "mul" and isinstance(b, Value):
+            return self._elementwise(a, self.value(b))
         x, y = self.narrow(a), self.narrow(self.value(b))
         if "public" in (x.type.sort, y.type.sort):
             return self.step("public_product", x, y, map=map, **parameters)
@@ -117,7 +119,25 @@ class Draft:
             return x
         if x.type.sort == "public":
             raise BadInput("a product of public values is computed before it is shared")
-        return self.step("truncate", x, drop=x.scale - scale)
+        return self.step("uncut", self.step("cut", x, drop=x.scale - scale))
+
+    def _elementwise(self, a: Value, b: Value) -> Value:
+        """A wide factor is truncated and multiplied in one round (cut.py)."""
+        drops = [max(0, x.scale - SCALE) if x.type.sort == "share" else 0 for x in (a, b)]
+        if a.number == b.number and 0 < drops[0] <= 32:
+            return self.step("cut_square", self.step("cut", a, drop=drops[0]))
+        if "public" in (a.type.sort, b.type.sort) or not any(drops):
+            x, y = self.narrow(a), self.narrow(b)
+            if "public" in (x.type.sort, y.type.sort):
+                return self.step("public_product", x, y, map="mul")
+            return self.step("product", self.step("mask", x), self.step("mask", y), map="mul")
+        if sum(drops) > 64:
+            b, drops[1] = self.narrow(b), 0
+        x, y = (
+            self.step("cut", x, drop=drop) if drop else self.step("mask", x)
+            for x, drop in zip((a, b), drops, strict=True)
+        )
+        return self.step("cut_product", x, y)
 
     def at(self, x: Value, scale: int) -> Value:
         """The same number with `scale` fractional bits, no fewer than it has: exact."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 
 from smpc_fl.shared_tensors.bits import Planes
 from smpc_fl.shared_tensors.words import Words, from_bytes, to_bytes
@@ -18,18 +19,23 @@ from smpc_fl.shared_tensors.words import Words, from_bytes, to_bytes
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Opening:
-    """This party's share of words (int64[shape], added) or of planes of bits (uint64[planes, w], exclusive or)."""
+    """This party's share of words (int64[shape], added), of half words (int32[shape], added mod 2^32) or of planes of bits
+    (uint64[planes, w], exclusive or)."""
 
     share: Words | Planes
 
     @property
     def size(self) -> int:
         """Bytes on the wire."""
-        return 8 * (self.share.size if isinstance(self.share, np.ndarray) else self.share.numel())
+        if isinstance(self.share, np.ndarray):
+            return 8 * self.share.size
+        return self.share.element_size() * self.share.numel()
 
     def encode(self) -> memoryview:
         if isinstance(self.share, np.ndarray):
             return np.ascontiguousarray(self.share).astype("<u8", copy=False).data.cast("B")
+        if self.share.dtype == torch.int32:
+            return np.ascontiguousarray(self.share.numpy()).astype("<i4", copy=False).data.cast("B")
         return to_bytes(self.share)
 
     def join(self, others: Sequence[memoryview]) -> Words | Planes:
@@ -41,7 +47,10 @@ class Opening:
             return planes
         words = self.share.clone()
         for data in others:
-            words += from_bytes(data, tuple(words.shape))
+            if words.dtype == torch.int32:
+                words += torch.from_numpy(np.frombuffer(data, "<i4").astype(np.int32)).reshape(words.shape)
+            else:
+                words += from_bytes(data, tuple(words.shape))
         return words
 
 

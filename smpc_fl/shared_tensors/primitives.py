@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from smpc_fl.errors import BadInput, ShapeMismatch
-from smpc_fl.shared_tensors import linear, products, truncation
+from smpc_fl.shared_tensors import cut, linear, products, truncation, turning
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.products import Masked
 from smpc_fl.shared_tensors.program import Step, Type
@@ -150,6 +150,42 @@ def _truncate_type(types: Types, parameters: Parameters) -> Type:
     return Type(x.shape, x.scale - drop)
 
 
+def _cut_product_type(types: Types, parameters: Parameters) -> Type:
+    x, y = types
+    if {x.sort, y.sort} - {"mask", "cut"} or x.sort == y.sort == "mask":
+        raise BadInput("a product of cut values takes two masked ones, and at least one of them cut")
+    return Type(shape_of(torch.mul, x.shape, y.shape), x.scale + y.scale)
+
+
+def _deal_cut_product(source: Source, types: Types, parameters: Parameters, masks: Sequence[Any]) -> cut.Cross:
+    x, y = types
+    shape = _cut_product_type(types, parameters).shape
+    return cut.deal(source, shape, (x.sort == "cut", y.sort == "cut"), masks[0], masks[1])
+
+
+def _one_cut(scale: int) -> Callable[[Types, Parameters], Type]:
+    def result(types: Types, parameters: Parameters) -> Type:
+        (x,) = types
+        if x.sort != "cut":
+            raise BadInput("only a cut value is squared, or read, as one")
+        return Type(x.shape, scale * x.scale)
+
+    return result
+
+
+def _cut_type(types: Types, parameters: Parameters) -> Type:
+    made = _truncate_type(types, parameters)
+    return Type(made.shape, made.scale, "cut")
+
+
+def _one_opening(types: Types, parameters: Parameters) -> list[int]:
+    return [8 * types[0].size]
+
+
+def _half_opening(types: Types, parameters: Parameters) -> list[int]:
+    return [4 * types[0].size]
+
+
 TABLE: Mapping[str, Primitive] = MappingProxyType(
     {
         **{name: _local(name) for name in linear.LOCAL},
@@ -162,14 +198,44 @@ TABLE: Mapping[str, Primitive] = MappingProxyType(
             _mask_type,
             _mask,
             deal=lambda source, types, p, masks: source.uniform(types[0].shape),
-            opens=lambda types, p: [8 * types[0].size],
+            opens=_one_opening,
         ),
         "product": Primitive(_product_type, _product, _deal_product, corrected=True),
         "truncate": Primitive(
             _truncate_type,
             lambda first, dealt, inputs, p: truncation.run(dealt, inputs[0], p["drop"], first),
             deal=lambda source, types, p, masks: truncation.deal(source, types[0].shape, p["drop"]),
-            opens=lambda types, p: [8 * types[0].size],
+            opens=_one_opening,
+            corrected=True,
+        ),
+        "cut": Primitive(
+            _cut_type,
+            lambda first, dealt, inputs, p: cut.cut(dealt, inputs[0], p["drop"], first),
+            deal=lambda source, types, p, masks: truncation.deal(source, types[0].shape, p["drop"]),
+            opens=_one_opening,
+            corrected=True,
+        ),
+        "uncut": Primitive(_one_cut(1), lambda first, dealt, inputs, p: inputs[0].share(first)),
+        "cut_product": Primitive(
+            _cut_product_type,
+            lambda first, dealt, inputs, p: cut.product(inputs[0], inputs[1], dealt, first),
+            _deal_cut_product,
+            corrected=True,
+        ),
+        "cut_square": Primitive(
+            _one_cut(2),
+            lambda first, dealt, inputs, p: cut.square(inputs[0], dealt, first),
+            deal=lambda source, types, p, masks: cut.deal_square(source, types[0].shape, masks[0]),
+            corrected=True,
+        ),
+        "series": Primitive(
+            turning.series_type, turning.series, turning.deal_series, opens=_half_opening, corrected=True
+        ),
+        "exponential": Primitive(
+            turning.exponential_type,
+            turning.exponential_of,
+            turning.deal_exponential,
+            opens=_half_opening,
             corrected=True,
         ),
     }

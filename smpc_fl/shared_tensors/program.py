@@ -13,9 +13,9 @@ import msgspec
 
 from smpc_fl.hashing import digest
 
-Sort = Literal["share", "public", "mask", "bits"]
+Sort = Literal["share", "public", "mask", "cut", "bits"]
 """Of a value at a party: its share of the words; words that all know; the opened difference to a mask, with its share of the
-mask; its share, by exclusive or, of one bit an element."""
+mask; the same of a value that was truncated; its share, by exclusive or, of one bit an element."""
 Parameter = int | str | bool | list[int]
 
 
