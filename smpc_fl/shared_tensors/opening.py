@@ -11,47 +11,49 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from smpc_fl.shared_tensors.bits import Planes
-from smpc_fl.shared_tensors.words import Words, from_bytes, to_bytes
+from smpc_fl.shared_tensors.words import Words
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class Opening:
     """This party's share of words (int64[shape], added), of half words (int32[shape], added mod 2^32) or of planes of bits
-    (uint64[planes, w], exclusive or)."""
+    (uint64[..., w], exclusive or)."""
 
     share: Words | Planes
 
     @property
     def size(self) -> int:
         """Bytes on the wire."""
-        if isinstance(self.share, np.ndarray):
-            return 8 * self.share.size
-        return self.share.element_size() * self.share.numel()
+        return self._flat.nbytes
 
     def encode(self) -> memoryview:
-        if isinstance(self.share, np.ndarray):
-            return np.ascontiguousarray(self.share).astype("<u8", copy=False).data.cast("B")
-        if self.share.dtype == torch.int32:
-            return np.ascontiguousarray(self.share.numpy()).astype("<i4", copy=False).data.cast("B")
-        return to_bytes(self.share)
+        """Little-endian: a view where that is possible."""
+        return self._flat.astype(self._wire, copy=False).view(np.uint8).data
 
     def join(self, others: Sequence[memoryview]) -> Words | Planes:
         """The opened value, from this share and the other parties' bytes, each of `size`."""
+        add = np.bitwise_xor if isinstance(self.share, np.ndarray) else np.add
+        parts = [np.frombuffer(data, self._wire) for data in others]
+        total: npt.NDArray[Any] = add(self._flat, parts[0])
+        for part in parts[1:]:
+            add(total, part, out=total)
         if isinstance(self.share, np.ndarray):
-            planes = self.share.copy()
-            for data in others:
-                planes ^= np.frombuffer(data, "<u8").reshape(planes.shape)
-            return planes
-        words = self.share.clone()
-        for data in others:
-            if words.dtype == torch.int32:
-                words += torch.from_numpy(np.frombuffer(data, "<i4").astype(np.int32)).reshape(words.shape)
-            else:
-                words += from_bytes(data, tuple(words.shape))
-        return words
+            return total.reshape(self.share.shape)
+        return torch.from_numpy(total.view(f"i{total.itemsize}")).reshape(self.share.shape)
+
+    @property
+    def _flat(self) -> npt.NDArray[Any]:
+        """Unsigned words, one after the other."""
+        share = self.share if isinstance(self.share, np.ndarray) else self.share.contiguous().numpy()
+        return np.ascontiguousarray(share).reshape(-1).view(f"u{share.itemsize}")
+
+    @property
+    def _wire(self) -> str:
+        return f"<u{self.share.itemsize}"
 
 
 Running = Generator[list[Opening], list[Any], Any]

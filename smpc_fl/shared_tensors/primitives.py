@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from smpc_fl.errors import BadInput, ShapeMismatch
-from smpc_fl.shared_tensors import cut, linear, products, truncation, turning
+from smpc_fl.shared_tensors import comparison, cut, linear, products, truncation, turning
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.products import Masked
 from smpc_fl.shared_tensors.program import Step, Type
@@ -90,6 +90,14 @@ def _add(first: bool, dealt: None, inputs: list[Words], parameters: Parameters) 
     if parameters["public"] and not first:  # the others only take on the shape
         b = torch.zeros((), dtype=torch.int64).expand(b.shape)
     return a + b
+
+
+def _shared_type(types: Types, parameters: Parameters) -> Type:
+    """A public value as a share, which may then stand beside shares."""
+    (x,) = types
+    if x.sort != "public":
+        raise BadInput("a public value is made a share")
+    return Type(x.shape, x.scale)
 
 
 def _scaled_type(types: Types, parameters: Parameters) -> Type:
@@ -186,10 +194,45 @@ def _half_opening(types: Types, parameters: Parameters) -> list[int]:
     return [4 * types[0].size]
 
 
+# --- comparison ---
+
+
+def _compared_type(types: Types, parameters: Parameters) -> Type:
+    (x,) = types
+    drop = parameters.get("drop", 0)
+    if x.sort != "share" or not 0 <= drop <= min(x.scale, RANGE_BITS):
+        raise BadInput("a shared value is compared, without some of its fractional bits")
+    return Type(x.shape, x.scale - drop, "sign" if "drop" in parameters else "flag")
+
+
+def _bit_type(types: Types, parameters: Parameters) -> Type:
+    (flag,) = types
+    if flag.sort not in ("flag", "sign"):
+        raise BadInput("bit takes what a comparison made")
+    return Type(flag.shape)
+
+
+def _rectify_type(types: Types, parameters: Parameters) -> Type:
+    flag, negative = types
+    if flag.sort != "sign" or negative != Type(flag.shape):
+        raise BadInput("rectify takes a sign and its bit")
+    return Type(flag.shape, flag.scale)
+
+
+def _select_type(types: Types, parameters: Parameters) -> Type:
+    flag, share, y = types
+    if flag.sort not in ("flag", "sign") or share != Type(flag.shape) or y.sort != "mask":
+        raise BadInput("select takes what a comparison made, its bit and a masked value")
+    return Type(shape_of(torch.mul, flag.shape, y.shape), y.scale)
+
+
 TABLE: Mapping[str, Primitive] = MappingProxyType(
     {
         **{name: _local(name) for name in linear.LOCAL},
         "add": Primitive(_add_type, _add),
+        "shared": Primitive(
+            _shared_type, lambda first, dealt, inputs, p: inputs[0] if first else torch.zeros_like(inputs[0])
+        ),
         "rescale": Primitive(_scaled_type, lambda first, dealt, inputs, p: inputs[0] << p["by"]),
         "public_product": Primitive(
             _public_product_type, lambda first, dealt, inputs, p: products.bilinear(p)(inputs[0], inputs[1])
@@ -236,6 +279,40 @@ TABLE: Mapping[str, Primitive] = MappingProxyType(
             turning.exponential_of,
             turning.deal_exponential,
             opens=_half_opening,
+            corrected=True,
+        ),
+        "sign": Primitive(
+            _compared_type,
+            lambda first, dealt, inputs, p: comparison.sign(dealt, inputs[0], p["drop"], first),
+            deal=lambda source, types, p, masks: comparison.deal_sign(source, types[0].shape, p["drop"]),
+            opens=lambda types, p: comparison.sign_opens(types[0].shape, p["drop"]),
+            corrected=True,
+        ),
+        "zero": Primitive(
+            _compared_type,
+            lambda first, dealt, inputs, p: comparison.zero(dealt, inputs[0], first),
+            deal=lambda source, types, p, masks: comparison.deal_zero(source, types[0].shape),
+            opens=lambda types, p: comparison.zero_opens(types[0].shape),
+            corrected=True,
+        ),
+        "bit": Primitive(
+            _bit_type,
+            lambda first, dealt, inputs, p: comparison.bit(dealt, inputs[0], p["inverted"], first),
+            deal=lambda source, types, p, masks: comparison.deal_bit(source, types[0].shape, masks[0]),
+            corrected=True,
+        ),
+        "rectify": Primitive(
+            _rectify_type,
+            lambda first, dealt, inputs, p: comparison.rectify(dealt, inputs[0], inputs[1], p["drop"], first),
+            deal=lambda source, types, p, masks: comparison.deal_rectify(source, types[0].shape, p["drop"], masks[0]),
+            corrected=True,
+        ),
+        "select": Primitive(
+            _select_type,
+            lambda first, dealt, inputs, p: comparison.select(dealt, inputs[0], inputs[1], inputs[2]),
+            deal=lambda source, types, p, masks: comparison.deal_select(
+                source, _select_type(types, p).shape, masks[0], masks[2]
+            ),
             corrected=True,
         ),
     }

@@ -13,9 +13,10 @@ import msgspec
 
 from smpc_fl.hashing import digest
 
-Sort = Literal["share", "public", "mask", "cut", "bits"]
+Sort = Literal["share", "public", "mask", "cut", "flag", "sign"]
 """Of a value at a party: its share of the words; words that all know; the opened difference to a mask, with its share of the
-mask; the same of a value that was truncated; its share, by exclusive or, of one bit an element."""
+mask; the same of a value that was truncated; one bit an element, opened under a mask; the same, and the opened value whose
+sign it is."""
 Parameter = int | str | bool | list[int]
 
 

@@ -53,7 +53,7 @@ class Source(ABC):
         """Uniform words."""
 
     @abstractmethod
-    def uniform_bits(self, shape: tuple[int, int]) -> Planes:
+    def uniform_bits(self, shape: Shape) -> Planes:
         """Uniform bits, as planes."""
 
     @abstractmethod
@@ -61,7 +61,7 @@ class Source(ABC):
         """`value()`, which only the provider can compute."""
 
     @abstractmethod
-    def derived_bits(self, shape: tuple[int, int], value: Callable[[], Planes]) -> Planes:
+    def derived_bits(self, shape: Shape, value: Callable[[], Planes]) -> Planes:
         """`value()`, which only the provider can compute."""
 
 
@@ -79,7 +79,7 @@ class Dealing(Source):
             total += stream.take(prod(shape))
         return signed(total, shape)
 
-    def uniform_bits(self, shape: tuple[int, int]) -> Planes:
+    def uniform_bits(self, shape: Shape) -> Planes:
         first, *rest = self._streams
         total = first.take(prod(shape))
         for stream in rest:
@@ -91,10 +91,10 @@ class Dealing(Source):
         self._corrections.append(to_bytes(result - self.uniform(shape)))
         return result
 
-    def derived_bits(self, shape: tuple[int, int], value: Callable[[], Planes]) -> Planes:
+    def derived_bits(self, shape: Shape, value: Callable[[], Planes]) -> Planes:
         result = value()
         missing = result ^ self.uniform_bits(shape)
-        self._corrections.append(missing.astype("<u8", copy=False).data.cast("B"))
+        self._corrections.append(to_bytes(missing))
         return result
 
     def correction(self) -> bytes:
@@ -112,7 +112,7 @@ class Taking(Source):
     def uniform(self, shape: Shape) -> Words:
         return signed(self._stream.take(prod(shape)), shape)
 
-    def uniform_bits(self, shape: tuple[int, int]) -> Planes:
+    def uniform_bits(self, shape: Shape) -> Planes:
         return self._stream.take(prod(shape)).reshape(shape)
 
     def derived(self, shape: Shape, value: Callable[[], Words]) -> Words:
@@ -121,7 +121,7 @@ class Taking(Source):
             share += from_bytes(self._next(8 * prod(shape)), shape)
         return share
 
-    def derived_bits(self, shape: tuple[int, int], value: Callable[[], Planes]) -> Planes:
+    def derived_bits(self, shape: Shape, value: Callable[[], Planes]) -> Planes:
         share = self.uniform_bits(shape)
         if self._rest is not None:
             share ^= unsigned(from_bytes(self._next(8 * prod(shape)), shape)).reshape(shape)
@@ -149,14 +149,14 @@ class Counting(Source):
     def uniform(self, shape: Shape) -> Words:
         return torch.empty(shape, dtype=torch.int64, device="meta")
 
-    def uniform_bits(self, shape: tuple[int, int]) -> Planes:
+    def uniform_bits(self, shape: Shape) -> Planes:
         return np.broadcast_to(np.uint64(0), shape)
 
     def derived(self, shape: Shape, value: Callable[[], Words]) -> Words:
         self.bytes += 8 * prod(shape)
         return self.uniform(shape)
 
-    def derived_bits(self, shape: tuple[int, int], value: Callable[[], Planes]) -> Planes:
+    def derived_bits(self, shape: Shape, value: Callable[[], Planes]) -> Planes:
         self.bytes += 8 * prod(shape)
         return self.uniform_bits(shape)
 

@@ -63,9 +63,10 @@ def shift_right(words: Words, bits: int) -> Words:
     return signed(unsigned(words) >> np.uint64(bits), tuple(words.shape))
 
 
-def to_bytes(words: Words) -> memoryview:
-    """Little-endian, 8 bytes an element."""
-    return unsigned(words).astype("<u8", copy=False).data.cast("B")
+def to_bytes(words: Words | npt.NDArray[np.uint64]) -> memoryview:
+    """Little-endian, 8 bytes an element: a view where that is possible."""
+    flat = np.ascontiguousarray(words).reshape(-1) if isinstance(words, np.ndarray) else unsigned(words)
+    return flat.astype("<u8", copy=False).view(np.uint8).data
 
 
 def from_bytes(data: bytes | bytearray | memoryview, shape: tuple[int, ...]) -> Words:
