@@ -72,6 +72,10 @@ def widths(bits: int) -> list[tuple[int, int]]:
     return [(width, count) for width, count in ((short, 1), (FAN, full)) if width and count]
 
 
+def group_count(bits: int) -> int:
+    return sum(count for _, count in widths(bits))
+
+
 def deal_groups(source: Source, start: int, bits: int, w: int, mask: Callable[[], Planes]) -> list[Rows]:
     """The monomials of bits start .. start + bits - 1 of r, group by group: 3.75 bits for one. `mask()`: r's planes,
     uint64[64, w], which only the provider can compute."""
@@ -88,14 +92,12 @@ def deal_groups(source: Source, start: int, bits: int, w: int, mask: Callable[[]
 
 def compare_groups(dealt: list[Rows], opened: Planes, start: int, first: bool) -> tuple[Planes, Planes]:
     """Shares of G and P of the groups of bits, uint64[groups, w], from bit `start` of c on."""
-    less, same = [], []
+    found = []
     for rows in dealt:
         width, count = len(rows).bit_length(), len(rows[0])
-        below, equal = _compare(rows, ~_grouped(opened, start, width, count), first)
-        less.append(below)
-        same.append(equal)
+        found.append(_compare(rows, ~_grouped(opened, start, width, count), first))
         start += width * count
-    return np.concatenate(less), np.concatenate(same)
+    return joined(found)
 
 
 def _compare(rows: Rows, inverted: Planes, first: bool) -> tuple[Planes, Planes]:
@@ -156,6 +158,12 @@ def level(groups: int, *, less: bool = True, lowest: bool = True) -> list[Nodes]
         found.append(Nodes(start, fan, number, less, same))
         start += fan * number
     return found
+
+
+def joined(parts: Iterable[tuple[Planes, Planes]]) -> tuple[Planes, Planes]:
+    """G's and P's, the lowest first."""
+    less, same = zip(*parts, strict=True)
+    return np.concatenate(less), np.concatenate(same)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)

@@ -26,7 +26,6 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-import numpy as np
 import torch
 
 from smpc_fl.shared_tensors import borrows
@@ -65,7 +64,7 @@ class Flag:
 
 def _levels(bits: int, *, less: bool) -> list[list[Nodes]]:
     """Of the tree over so many bits, down to one node, for G of all of them or for P."""
-    groups = sum(number for _, number in borrows.widths(bits))
+    groups = borrows.group_count(bits)
     found: list[list[Nodes]] = []
     while groups > 1:
         found.append(borrows.level(groups, less=less, lowest=less))
@@ -128,8 +127,7 @@ def zero(dealt: Dealt, x: Words, first: bool) -> Running:
 def _climb(levels: list[list[Chain]], less: Planes, same: Planes, first: bool) -> Running:
     for chains in levels:
         opened = yield [chain.opening(less, same) for chain in chains]
-        found = [chain.close(part, less, first) for chain, part in zip(chains, opened, strict=True)]
-        less, same = (np.concatenate(side) for side in zip(*found, strict=True))
+        less, same = borrows.joined(chain.close(part, less, first) for chain, part in zip(chains, opened, strict=True))
     return less, same
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from smpc_fl.errors import BadInput, ShapeMismatch
-from smpc_fl.shared_tensors import comparison, cut, linear, products, truncation, turning
+from smpc_fl.shared_tensors import comparison, cut, exact_truncation, linear, products, truncation, turning
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.products import Masked
 from smpc_fl.shared_tensors.program import Step, Type
@@ -279,6 +279,13 @@ TABLE: Mapping[str, Primitive] = MappingProxyType(
             turning.exponential_of,
             turning.deal_exponential,
             opens=_half_opening,
+            corrected=True,
+        ),
+        "truncate_exactly": Primitive(
+            _truncate_type,
+            lambda first, dealt, inputs, p: exact_truncation.run(dealt, inputs[0], p["drop"], first),
+            deal=lambda source, types, p, masks: exact_truncation.deal(source, types[0].shape, p["drop"]),
+            opens=lambda types, p: exact_truncation.opens(types[0].shape, p["drop"]),
             corrected=True,
         ),
         "sign": Primitive(
