@@ -107,7 +107,7 @@ class Draft:
         if isinstance(b, int) or (isinstance(b, float) and b.is_integer() and abs(b) < 2.0**31):
             return self.step("times", a, factor=int(b))  # exact, and nothing to truncate
         if map == "mul" and isinstance(b, Value):
-            return self._elementwise(a, self.value(b))
+            return self.elementwise(a, self.value(b))
         x, y = self.narrow(a), self.narrow(self.value(b))
         if "public" in (x.type.sort, y.type.sort):
             return self.step("public_product", x, y, map=map, **parameters)
@@ -121,23 +121,20 @@ class Draft:
             raise BadInput("a product of public values is computed before it is shared")
         return self.step("uncut", self.step("cut", x, drop=x.scale - scale))
 
-    def _elementwise(self, a: Value, b: Value) -> Value:
-        """A wide factor is truncated and multiplied in one round (cut.py)."""
-        drops = [max(0, x.scale - SCALE) if x.type.sort == "share" else 0 for x in (a, b)]
-        if a.number == b.number and 0 < drops[0] <= 32:
-            return self.step("cut_square", self.step("cut", a, drop=drops[0]))
-        if "public" in (a.type.sort, b.type.sort) or not any(drops):
-            x, y = self.narrow(a), self.narrow(b)
-            if "public" in (x.type.sort, y.type.sort):
-                return self.step("public_product", x, y, map="mul")
-            return self.step("product", self.step("mask", x), self.step("mask", y), map="mul")
-        if sum(drops) > 64:
-            b, drops[1] = self.narrow(b), 0
+    def elementwise(self, a: Value, b: Value, a_scale: int = SCALE, b_scale: int = SCALE) -> Value:
+        """a · b with so many fractional bits of each, or fewer: what is wider is truncated in the same round (cut.py)."""
+        excess = [max(0, x.scale - scale) for x, scale in ((a, a_scale), (b, b_scale))]
+        if "public" in (a.type.sort, b.type.sort):
+            return self.step("public_product", self.narrow(a, a_scale), self.narrow(b, b_scale), map="mul")
+        if sum(excess) > 64 or (a.number == b.number and excess[0] > 32):
+            b, excess[1] = self.narrow(b, b_scale), 0
+        if a.number == b.number and excess[0]:
+            return self.step("cut_square", self.step("cut", a, drop=excess[0]))
         x, y = (
             self.step("cut", x, drop=drop) if drop else self.step("mask", x)
-            for x, drop in zip((a, b), drops, strict=True)
+            for x, drop in zip((a, b), excess, strict=True)
         )
-        return self.step("cut_product", x, y)
+        return self.step("cut_product" if any(excess) else "product", x, y, **({} if any(excess) else {"map": "mul"}))
 
     def at(self, x: Value, scale: int) -> Value:
         """The same number with `scale` fractional bits, no fewer than it has: exact."""
