@@ -11,20 +11,20 @@ import sys
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from statistics import median
 from time import process_time
 
 import torch
 
 from smpc_fl.nodes.memory import keep_freed_memory
-from smpc_fl.prg import SEED_SIZE
 from smpc_fl.shared_tensors import order
 from smpc_fl.shared_tensors.cost import Cost, cost
-from smpc_fl.shared_tensors.dealing import deal
 from smpc_fl.shared_tensors.draft import Draft, Value
-from smpc_fl.shared_tensors.party import Broadcast, Command, Correction, Openings, PartyRun
-from smpc_fl.shared_tensors.sharing import split
-from smpc_fl.shared_tensors.words import Words, encode
+from smpc_fl.shared_tensors.in_process import Room
+from smpc_fl.shared_tensors.party import Broadcast, Command, Openings
+from smpc_fl.shared_tensors.words import encode
 
 REPEATS = 5
 
@@ -40,18 +40,14 @@ class Figures:
 
 def measure(draft: Draft, output: Value, parties: int, repeats: int = REPEATS) -> Figures:
     """Inputs are random numbers in [-1, 1)."""
-    program = draft.program(output)
-    names = tuple(f"party-{number}" for number in range(parties))
-    public = draft.public_words(program)
-    given: list[dict[int, Words]] = [dict(public) for _ in names]
-    for number, step in enumerate(program.steps):
-        if step.operation == "input":
-            words = encode(torch.rand(step.type.shape, dtype=torch.float64) * 2 - 1, step.type.scale)
-            for mine, share in zip(given, split(words, parties, os.urandom), strict=True):
-                mine[number] = share
+    inputs = {
+        str(step.parameters["name"]): encode(torch.rand(step.type.shape, dtype=torch.float64) * 2 - 1, step.type.scale)
+        for step in draft.steps
+        if step.operation == "input"
+    }
     runs = []
     for _ in range(repeats):
-        run, seeds = os.urandom(32), [os.urandom(SEED_SIZE) for _ in names]
+        room = Room(draft, [output], inputs, entropy=os.urandom, parties=parties)
         spent = [0.0] * parties
         queue: deque[tuple[int, Command]] = deque()
 
@@ -62,28 +58,26 @@ def measure(draft: Draft, output: Value, parties: int, repeats: int = REPEATS) -
             queue.extend((party, command) for command in commands)  # noqa: B023
 
         start = process_time()
-        corrections = list(deal(program, run, seeds))
+        corrections = list(room.corrections())
         provider = process_time() - start
-        machines = [PartyRun(program, i, names, run, seeds[i], given[i]) for i in range(parties)]
-        for step_number, party, data in corrections:
-            timed(party, lambda: machines[party].receive(Correction(step_number, data)))  # noqa: B023
-        for i, machine in enumerate(machines):
-            timed(i, machine.start)
+        for party, correction in corrections:
+            timed(party, partial(room.machines[party].receive, correction))
+        for party, machine in enumerate(room.machines):
+            timed(party, machine.start)
         while queue:
             sender, command = queue.popleft()
             if isinstance(command, Broadcast):
-                for i, machine in enumerate(machines):
-                    if i != sender:
-                        event = Openings(sender, command.round, command.data)
-                        timed(i, lambda: machine.receive(event))  # noqa: B023
+                for party, machine in enumerate(room.machines):
+                    if party != sender:
+                        timed(party, partial(machine.receive, Openings(sender, command.round, command.data)))
         runs.append((max(spent), provider))
-    return Figures(median(run[0] for run in runs), median(run[1] for run in runs), cost(program, parties))
+    return Figures(median(run[0] for run in runs), median(run[1] for run in runs), cost(draft.program(output), parties))
 
 
 def _mlp(draft: Draft) -> Value:
     x = draft.input("x", (128, 784))
     sizes = (784, 128, 128, 10)
-    for layer, (rows, columns) in enumerate(zip(sizes, sizes[1:], strict=False)):
+    for layer, (rows, columns) in enumerate(pairwise(sizes)):
         x = x @ draft.input(f"w{layer}", (rows, columns)) + draft.input(f"b{layer}", (columns,))
         if columns != sizes[-1]:
             x = order.relu(x)

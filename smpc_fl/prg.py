@@ -28,6 +28,7 @@ KEY_SIZE = 32
 _TAG = 16
 CHUNK = 1 << 18
 """Bytes of keystream that are made at a time: they, and what they are added to, stay in the cache."""
+_LEAST = 1 << 12
 _ZEROS = memoryview(bytes(CHUNK))
 
 
@@ -68,6 +69,43 @@ class Prg:
     def _chunk(self, number: int, length: int, scratch: memoryview) -> None:
         """The first `length` bytes of a chunk into `scratch`, with a tag behind them that is not for use."""
         self._cipher.encrypt_into(number.to_bytes(12, "big"), _ZEROS[:length], None, scratch[: length + _TAG])
+
+
+class Reader:
+    """The stream of one key, from front to back."""
+
+    __slots__ = ("_at", "_chunk", "_made", "_prg")
+
+    def __init__(self, key: bytes) -> None:
+        """`key`: 32 bytes. Raises `BadInput` for another size."""
+        self._prg = Prg(key)
+        self._at = 0
+        self._chunk = 0  # whose beginning `_made` is
+        self._made = memoryview(b"")
+
+    def read(self, buffer: memoryview) -> None:
+        """Overwrites `buffer`, of unsigned bytes, with what comes next."""
+        done, size = 0, buffer.nbytes
+        while done < size:
+            number, skip = divmod(self._at, CHUNK)
+            length = min(CHUNK - skip, size - done)
+            if length == CHUNK and size - done >= CHUNK + _TAG:
+                # Straight to where it belongs; the tag behind it is overwritten by the next chunk.
+                self._prg._chunk(number, CHUNK, buffer[done : done + CHUNK + _TAG])
+            else:
+                part = slice(skip, skip + length)
+                buffer[done : done + length] = self._beginning(number, part.stop)[part]
+            done += length
+            self._at += length
+
+    def _beginning(self, number: int, length: int) -> memoryview:
+        """Of a chunk, at least so many bytes: made twice as long as is asked for, lest short reads make it again and again."""
+        if number != self._chunk or length > self._made.nbytes:
+            size = min(CHUNK, max(2 * length, _LEAST))
+            scratch = np.empty(size + _TAG, np.uint8).data
+            self._prg._chunk(number, size, scratch)
+            self._chunk, self._made = number, scratch[:size]
+        return self._made
 
 
 def add_streams(ring: Ring, acc: RingArray, streams: Sequence[Prg], offset: int = 0) -> Iterator[slice]:

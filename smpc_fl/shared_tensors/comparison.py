@@ -26,10 +26,8 @@ from dataclasses import dataclass
 from functools import cache
 from math import prod
 
-import torch
-
 from smpc_fl.shared_tensors import borrows
-from smpc_fl.shared_tensors.bits import Planes, flags, plane_words, planes
+from smpc_fl.shared_tensors.bits import Planes, flags, negated, plane_words, planes, unmasked
 from smpc_fl.shared_tensors.borrows import Chain, Nodes, Rows
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.products import Masked
@@ -55,8 +53,8 @@ class Dealt:
 class Flag:
     """b = opened + beta, of an x = value - mask."""
 
-    opened: torch.Tensor
-    """bool[shape]"""
+    opened: Words
+    """As words of ones or zeros, -1 or 0."""
     value: Words
     mask: Words
     """This party's share of r."""
@@ -133,8 +131,7 @@ def _climb(levels: list[list[Chain]], less: Planes, same: Planes, first: bool) -
 
 def _flagged(dealt: Dealt, share: Planes, value: Words) -> Running:
     (opened,) = yield [Opening(share ^ dealt.flip)]
-    bits = torch.from_numpy(flags(opened[0], value.numel())).to(torch.bool).reshape(value.shape)
-    return Flag(bits, value, dealt.mask)
+    return Flag(-flags(opened[0], value.shape), value, dealt.mask)
 
 
 # --- what follows from a flag ---
@@ -142,7 +139,7 @@ def _flagged(dealt: Dealt, share: Planes, value: Words) -> Running:
 
 def _beta(flag: Dealt) -> Words:
     """As words, at the provider."""
-    return torch.from_numpy(flags(flag.flip[0], flag.mask.numel())).reshape(flag.mask.shape)
+    return flags(flag.flip[0], flag.mask.shape)
 
 
 def deal_bit(source: Source, shape: Shape, flag: Dealt) -> Words:
@@ -152,9 +149,7 @@ def deal_bit(source: Source, shape: Shape, flag: Dealt) -> Words:
 
 def bit(beta: Words, flag: Flag, inverted: bool, first: bool) -> Words:
     """b, or 1 - b."""
-    opened = flag.opened ^ inverted
-    share = torch.where(opened, -beta, beta)
-    return share + opened if first else share
+    return unmasked(beta, ~flag.opened if inverted else flag.opened, first)
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -181,13 +176,13 @@ def rectify(dealt: Rectifying | Words, flag: Flag, negative: Words, drop: int, f
     """(1 - b) · x / 2^drop; `negative`: this party's share of b."""
     if isinstance(dealt, Rectifying):
         public = shift_right(flag.value, drop)
-        wraps = flag.value >= 0  # x = c - r + 2^64 where the top bit of r is 1
-        mask = torch.where(wraps, dealt.high - (dealt.top << (64 - drop)), dealt.high)
-        flip = torch.where(wraps, dealt.high_flip - (dealt.top_flip << (64 - drop)), dealt.high_flip)
+        wraps = ~(flag.value >> 63)  # where the top bit of c is 0, x = c - r + 2^64 if that of r is 1
+        mask = dealt.high - ((dealt.top << (64 - drop)) & wraps)
+        flip = dealt.high_flip - ((dealt.top_flip << (64 - drop)) & wraps)
     else:
         public, mask, flip = flag.value, flag.mask, dealt
-    kept = int(first) - negative
-    return kept * public - torch.where(flag.opened, flip, mask - flip)
+    zeros = ~flag.opened
+    return (int(first) - negative) * public - negated(flip, zeros) - (mask & zeros)
 
 
 def deal_select(source: Source, shape: Shape, flag: Dealt, mask: Words) -> Words:
@@ -197,4 +192,4 @@ def deal_select(source: Source, shape: Shape, flag: Dealt, mask: Words) -> Words
 
 def select(dealt: Words, flag: Flag, share: Words, y: Masked) -> Words:
     """b · y; `share`: this party's of b. Shapes are broadcast."""
-    return share * y.opened + torch.where(flag.opened, y.mask - dealt, dealt)
+    return share * y.opened + negated(dealt, flag.opened) + (y.mask & flag.opened)

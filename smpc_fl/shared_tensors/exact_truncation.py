@@ -12,14 +12,13 @@ alone. Each is opened as e = b + beta under a uniform bit, of which the provider
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import prod
 
 import numpy as np
-import torch
 
 from smpc_fl.shared_tensors import borrows
-from smpc_fl.shared_tensors.bits import Planes, flags, plane_words, planes
+from smpc_fl.shared_tensors.bits import Planes, flags, plane_words, planes, unmasked
 from smpc_fl.shared_tensors.borrows import Chain, Nodes, Rows
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.randomness import Shape, Source
@@ -78,10 +77,6 @@ def deal(source: Source, shape: Shape, drop: int) -> Dealt:
     chains = [[borrows.deal_chain(source, nodes, w) for nodes in level] for level in levels]
     last = borrows.deal_chain(source, root, w)
     flips = source.uniform_bits((2, w))
-
-    def words(plane: Planes) -> Words:
-        return torch.from_numpy(flags(plane, prod(shape))).reshape(shape)
-
     high = source.derived(shape, lambda: shift_right(mask, drop))
     return Dealt(
         mask,
@@ -90,7 +85,7 @@ def deal(source: Source, shape: Shape, drop: int) -> Dealt:
         chains,
         last,
         flips,
-        [source.derived(shape, lambda plane=plane: words(plane)) for plane in flips],
+        [source.derived(shape, partial(flags, plane, shape)) for plane in flips],
     )
 
 
@@ -117,14 +112,8 @@ def run(dealt: Dealt, x: Words, drop: int, first: bool) -> Running:
     full, _ = dealt.root.close(answer, less, first)
     (answer,) = yield [Opening(np.concatenate([low, full]) ^ dealt.flips)]
     below, wraps = (
-        _word(torch.from_numpy(flags(plane, x.numel())).reshape(x.shape), beta, first)
+        unmasked(beta, -flags(plane, tuple(x.shape)), first)
         for plane, beta in zip(answer, dealt.flip_words, strict=True)
     )
     result = (wraps << (64 - drop)) - dealt.high - below
     return result + shift_right(opened, drop) - (1 << (63 - drop)) if first else result
-
-
-def _word(opened: Words, beta: Words, first: bool) -> Words:
-    """A share of the bit opened + beta."""
-    share = torch.where(opened.to(torch.bool), -beta, beta)
-    return share + opened if first else share

@@ -6,7 +6,7 @@ values -> words -> shares -> masks, products, openings round by round -> shares 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -28,37 +28,69 @@ def evaluate(
     parties: int = 3,
 ) -> list[torch.Tensor]:
     """float64 values of `outputs` on `inputs`, by name, computed by `parties` parties on shares."""
-    program = draft.program(*outputs)
-    names = tuple(f"party-{number}" for number in range(parties))
-    run = entropy(32)
-    seeds = [entropy(SEED_SIZE) for _ in names]
-    given: list[dict[int, Words]] = [dict(draft.public_words(program)) for _ in names]
-    for number, step in enumerate(program.steps):
-        if step.operation == "input":
-            words = encode(inputs[str(step.parameters["name"])], step.type.scale)
-            for mine, share in zip(given, split(words, parties, entropy), strict=True):
-                mine[number] = share
-    machines = [PartyRun(program, i, names, run, seeds[i], given[i]) for i in range(parties)]
+    scales = {str(step.parameters["name"]): step.type.scale for step in draft.steps if step.operation == "input"}
+    words = {name: encode(values, scales[name]) for name, values in inputs.items()}
+    found = evaluate_words(draft, outputs, words, entropy=entropy, parties=parties)
+    return [decode(each, output.scale) for each, output in zip(found, outputs, strict=True)]
+
+
+def evaluate_words(
+    draft: Draft, outputs: Sequence[Value], inputs: Mapping[str, Words], *, entropy: Entropy, parties: int = 3
+) -> list[Words]:
+    """The same on integers as they are, from the whole ring."""
+    room = Room(draft, outputs, inputs, entropy=entropy, parties=parties)
     shares: dict[int, dict[int, Words]] = {}
     queue: deque[tuple[int, Command]] = deque()
 
     def say(party: int, commands: list[Command]) -> None:
         queue.extend((party, command) for command in commands)
 
-    for i, machine in enumerate(machines):
-        say(i, machine.start())
-    for step_number, party, data in deal(program, run, seeds):
-        say(party, machines[party].receive(Correction(step_number, data)))
+    for party, machine in enumerate(room.machines):
+        say(party, machine.start())
+    for party, correction in room.corrections():
+        say(party, room.machines[party].receive(correction))
     while queue:
         sender, command = queue.popleft()
         match command:
             case Broadcast(round=round_, data=data):
-                for i, machine in enumerate(machines):
-                    if i != sender:
-                        say(i, machine.receive(Openings(sender, round_, data)))
+                for party, machine in enumerate(room.machines):
+                    if party != sender:
+                        say(party, machine.receive(Openings(sender, round_, data)))
             case Finished(outputs=mine):
                 shares[sender] = mine
-    return [
-        decode(join([shares[i][step] for i in range(parties)]), program.steps[step].type.scale)
-        for step in program.outputs
-    ]
+    return [join([shares[party][step] for party in range(parties)]) for step in room.program.outputs]
+
+
+class Room:
+    """The parties' machines with their shares of `inputs`, and the provider's seeds, before anything was said."""
+
+    def __init__(
+        self,
+        draft: Draft,
+        outputs: Sequence[Value],
+        inputs: Mapping[str, Words],
+        *,
+        entropy: Entropy,
+        parties: int,
+    ) -> None:
+        self.program = draft.program(*outputs)
+        self.names = tuple(f"party-{number}" for number in range(parties))
+        self.run = entropy(32)
+        self.seeds = [entropy(SEED_SIZE) for _ in self.names]
+        public = draft.public_words(self.program)
+        self.given: list[dict[int, Words]] = [dict(public) for _ in self.names]
+        for number, step in enumerate(self.program.steps):
+            if step.operation == "input":
+                words = inputs[str(step.parameters["name"])]
+                for mine, share in zip(self.given, split(words, parties, entropy), strict=True):
+                    mine[number] = share
+        self.machines = [self.machine(party) for party in range(parties)]
+
+    def machine(self, party: int) -> PartyRun:
+        """A new one."""
+        return PartyRun(self.program, party, self.names, self.run, self.seeds[party], self.given[party])
+
+    def corrections(self) -> Iterator[tuple[int, Correction]]:
+        """What the provider sends, and to which party."""
+        for step, party, data in deal(self.program, self.run, self.seeds):
+            yield party, Correction(step, data)

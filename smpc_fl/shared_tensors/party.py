@@ -5,6 +5,7 @@
     OPENING    all parties' openings           WAITING    (steps go on)
                nothing is left to open         CLOSING    -> Broadcast (hash of all that was opened)
     CLOSING    all parties' hashes are alike   DONE       -> Finished (shares of the outputs)
+    any        what may not be said            FAILED     an error; nothing more is said, or given out
 
 All parties run as early as they can what is ready, so all open the same values in the same round, in the order of the steps:
 messages need no names, and their sizes are public. A party that shows different values to different peers is found out
@@ -21,7 +22,7 @@ from heapq import heappop, heappush
 from types import GeneratorType
 from typing import Any
 
-from smpc_fl.errors import BadInput, Equivocation, InternalError, MalformedMessage, PeerMisbehaviour
+from smpc_fl.errors import BadInput, Equivocation, MalformedMessage, PeerMisbehaviour, SmpcError
 from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.primitives import GIVEN, TABLE, input_types
 from smpc_fl.shared_tensors.program import Program
@@ -72,6 +73,7 @@ class State(Enum):
     OPENING = auto()
     CLOSING = auto()
     DONE = auto()
+    FAILED = auto()
 
 
 @dataclass(slots=True, eq=False, repr=False)
@@ -96,6 +98,10 @@ class PartyRun:
 
     def __post_init__(self) -> None:
         steps = self.program.steps
+        if not 0 <= self.index < len(self.parties) or len(self.parties) < 2:
+            raise BadInput("a program is run by two parties or more, of which this is one")
+        if any(steps[output].type.sort != "share" for output in self.program.outputs):
+            raise BadInput("an output of a program is a share")
         self.state, self.round = State.WAITING, 0
         self._values: dict[int, Any] = {}
         self._waits = [len(set(step.inputs)) for step in steps]
@@ -110,6 +116,7 @@ class PartyRun:
         self._ready = [number for number, waits in enumerate(self._waits) if not waits]  # sorted, so a heap
         self._lacking: set[int] = set()
         self._corrections: dict[int, Buffer] = {}
+        self._seen: set[int] = set()
         self._once = Once()
         self._paused: list[_Paused] = []
         self._heard: dict[int, dict[int, memoryview]] = {}
@@ -126,17 +133,25 @@ class PartyRun:
 
     def receive(self, event: Event) -> list[Command]:
         """Raises `PeerMisbehaviour` naming the party that sent what it may not."""
-        match event:
-            case Correction(step=step, data=data):
-                return self._corrected(step, data)
-            case Openings():
-                return self._opened(event)
+        if self.state in (State.DONE, State.FAILED):
+            raise PeerMisbehaviour("a message to a run that is over", phase=self.state.name.lower())
+        try:
+            match event:
+                case Correction(step=step, data=data):
+                    return self._corrected(step, data)
+                case Openings():
+                    return self._opened(event)
+        except SmpcError:
+            self.state = State.FAILED
+            self._values.clear()
+            raise
 
     # --- corrections ---
 
     def _corrected(self, step: int, data: Buffer) -> list[Command]:
-        if not 0 <= step < len(self.program.steps) or not self._is_corrected(step) or step in self._corrections:
+        if not 0 <= step < len(self.program.steps) or not self._is_corrected(step) or step in self._seen:
             raise PeerMisbehaviour(f"a correction that step {step} does not take", phase="dealing")
+        self._seen.add(step)
         self._corrections[step] = data
         if step in self._lacking:
             self._lacking.remove(step)
@@ -214,10 +229,12 @@ class PartyRun:
         return [Broadcast(self.round, data), *self._all_heard()]
 
     def _opened(self, event: Openings) -> list[Command]:
+        if not 0 <= event.sender < len(self.parties) or event.sender == self.index:
+            raise PeerMisbehaviour("openings of nobody who takes part", phase="opening")
         peer = self.parties[event.sender]
         heard = self._heard.setdefault(event.round, {})
         # A peer is at most one round ahead: it needs this party's message to go further.
-        if event.sender == self.index or event.round not in (self.round, self.round + 1) or event.sender in heard:
+        if event.round not in (self.round, self.round + 1) or event.sender in heard:
             raise PeerMisbehaviour("openings of a round that is not now", peer=peer, phase="opening")
         heard[event.sender] = memoryview(event.data).cast("B")
         return self._all_heard() if self.state in (State.OPENING, State.CLOSING) else []
@@ -258,7 +275,4 @@ class PartyRun:
                 phase="closing",
             )
         self.state = State.DONE
-        outputs = {step: self._values[step] for step in self.program.outputs}
-        if any(self.program.steps[step].type.sort != "share" for step in outputs):
-            raise InternalError("an output of a program is a share")
-        return [Finished(outputs)]
+        return [Finished({step: self._values[step] for step in self.program.outputs})]

@@ -23,10 +23,9 @@ import torch
 
 from smpc_fl.errors import InternalError, MalformedMessage
 from smpc_fl.hashing import derive_key
-from smpc_fl.prg import Prg
-from smpc_fl.ring import RING64
+from smpc_fl.prg import Reader
 from smpc_fl.shared_tensors.bits import Planes
-from smpc_fl.shared_tensors.words import Unsigned, Words, from_bytes, signed, to_bytes, unsigned
+from smpc_fl.shared_tensors.words import Unsigned, Words, signed, to_bytes
 
 Shape = tuple[int, ...]
 
@@ -35,14 +34,13 @@ class Stream:
     """One party's bytes for one step, read from front to back."""
 
     def __init__(self, seed: bytes, run: bytes, step: int) -> None:
-        self._prg = Prg(derive_key("smpc-fl/1 deal", seed, run, step.to_bytes(8, "little")))
-        self._at = 0
+        self._reader = Reader(derive_key("smpc-fl/1 deal", seed, run, step.to_bytes(8, "little")))
 
     def take(self, n: int) -> Unsigned:
         """The next n words."""
-        out: Unsigned = self._prg.expand(RING64, n, self._at).astype(np.uint64, copy=False)
-        self._at += n
-        return out
+        out = np.empty(n, "<u8")
+        self._reader.read(out.view(np.uint8).data)
+        return out.astype(np.uint64, copy=False)
 
 
 class Source(ABC):
@@ -107,7 +105,7 @@ class Taking(Source):
 
     def __init__(self, seed: bytes, run: bytes, step: int, correction: bytes | bytearray | memoryview | None) -> None:
         self._stream = Stream(seed, run, step)
-        self._rest = None if correction is None else memoryview(correction)
+        self._rest = None if correction is None else memoryview(correction).cast("B")
 
     def uniform(self, shape: Shape) -> Words:
         return signed(self._stream.take(prod(shape)), shape)
@@ -116,28 +114,28 @@ class Taking(Source):
         return self._stream.take(prod(shape)).reshape(shape)
 
     def derived(self, shape: Shape, value: Callable[[], Words]) -> Words:
-        share = self.uniform(shape)
+        share = self._stream.take(prod(shape))
         if self._rest is not None:
-            share += from_bytes(self._next(8 * prod(shape)), shape)
-        return share
+            share += self._next(share.nbytes)
+        return signed(share, shape)
 
     def derived_bits(self, shape: Shape, value: Callable[[], Planes]) -> Planes:
-        share = self.uniform_bits(shape)
+        share = self._stream.take(prod(shape))
         if self._rest is not None:
-            share ^= unsigned(from_bytes(self._next(8 * prod(shape)), shape)).reshape(shape)
-        return share
+            share ^= self._next(share.nbytes)
+        return share.reshape(shape)
 
     def finish(self) -> None:
         """Raises `MalformedMessage` where the provider sent more than the step takes."""
         if self._rest:
             raise MalformedMessage("the crypto provider's correction of a step is too long", phase="dealing")
 
-    def _next(self, size: int) -> memoryview:
+    def _next(self, size: int) -> Unsigned:
         assert self._rest is not None
         if self._rest.nbytes < size:
             raise MalformedMessage("the crypto provider's correction of a step is too short", phase="dealing")
         part, self._rest = self._rest[:size], self._rest[size:]
-        return part
+        return np.frombuffer(part, "<u8")
 
 
 class Counting(Source):
