@@ -16,35 +16,10 @@ from dataclasses import dataclass
 
 from smpc_fl.errors import BadInput
 from smpc_fl.shared_tensors import truncation
-from smpc_fl.shared_tensors.opening import Opening, Running
 from smpc_fl.shared_tensors.products import Masked
 from smpc_fl.shared_tensors.randomness import Shape, Source
-from smpc_fl.shared_tensors.words import RANGE_BITS, Words, shift_right
-
-
-@dataclass(frozen=True, slots=True, eq=False, repr=False)
-class Cut:
-    """x / 2^drop = opened - high + wrap · top: `opened` and `wrap` are known to all, `high` and `top` are shares."""
-
-    opened: Words
-    wrap: Words
-    high: Words
-    top: Words
-    drop: int
-
-    def share(self, first: bool) -> Words:
-        share = self.wrap * self.top - self.high
-        return share + self.opened if first else share
-
-
-def cut(dealt: truncation.Dealt, x: Words, drop: int, first: bool) -> Running:
-    """Opens x + 2^62 + r, 8 bytes a value, |x| < 2^62."""
-    share = x + dealt.mask
-    if first:
-        share = share + (1 << RANGE_BITS)
-    (c,) = yield [Opening(share)]
-    known = shift_right(c, drop) - (1 << (RANGE_BITS - drop))
-    return Cut(known, (1 - shift_right(c, 63)) << (64 - drop), dealt.high, dealt.top, drop)
+from smpc_fl.shared_tensors.truncation import Cut
+from smpc_fl.shared_tensors.words import Words
 
 
 Factor = Masked | Cut

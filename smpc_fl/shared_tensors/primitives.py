@@ -244,16 +244,9 @@ TABLE: Mapping[str, Primitive] = MappingProxyType(
             opens=_one_opening,
         ),
         "product": Primitive(_product_type, _product, _deal_product, corrected=True),
-        "truncate": Primitive(
-            _truncate_type,
-            lambda first, dealt, inputs, p: truncation.run(dealt, inputs[0], p["drop"], first),
-            deal=lambda source, types, p, masks: truncation.deal(source, types[0].shape, p["drop"]),
-            opens=_one_opening,
-            corrected=True,
-        ),
         "cut": Primitive(
             _cut_type,
-            lambda first, dealt, inputs, p: cut.cut(dealt, inputs[0], p["drop"], first),
+            lambda first, dealt, inputs, p: truncation.run(dealt, inputs[0], p["drop"], first),
             deal=lambda source, types, p, masks: truncation.deal(source, types[0].shape, p["drop"]),
             opens=_one_opening,
             corrected=True,

@@ -38,19 +38,25 @@ def deal(source: Source, shape: Shape, drop: int) -> Dealt:
     return Dealt(mask, high, top)
 
 
+@dataclass(frozen=True, slots=True, eq=False, repr=False)
+class Cut:
+    """x / 2^drop = opened - high + wrap · top: `opened` and `wrap` are known to all, `high` and `top` are shares."""
+
+    opened: Words
+    wrap: Words
+    high: Words
+    top: Words
+    drop: int
+
+    def share(self, first: bool) -> Words:
+        """This party's, of x / 2^drop."""
+        share = self.wrap * self.top - self.high
+        return share + self.opened if first else share
+
+
 def run(dealt: Dealt, x: Words, drop: int, first: bool) -> Running:
-    """This party's share of x / 2^drop, 1 <= drop <= 62. Opens x + 2^62 + r, 8 bytes a value."""
+    """A `Cut`, 1 <= drop <= 62. Opens x + 2^62 + r, 8 bytes a value."""
     share = x + dealt.mask
-    if first:
-        share = share + (1 << RANGE_BITS)
-    (opened,) = yield [Opening(share)]
-    return truncated(dealt, opened, drop, first)
-
-
-def truncated(dealt: Dealt, opened: Words, drop: int, first: bool) -> Words:
-    """What follows from the opened value alone."""
-    wrapped = dealt.top * ((1 - shift_right(opened, 63)) << (64 - drop))
-    share = wrapped - dealt.high
-    if first:
-        share = share + shift_right(opened, drop) - (1 << (RANGE_BITS - drop))
-    return share
+    (c,) = yield [Opening(share + (1 << RANGE_BITS) if first else share)]
+    known = shift_right(c, drop) - (1 << (RANGE_BITS - drop))
+    return Cut(known, (1 - shift_right(c, 63)) << (64 - drop), dealt.high, dealt.top, drop)
