@@ -21,7 +21,6 @@ from smpc_fl.shared_tensors.randomness import Shape, Source
 from smpc_fl.shared_tensors.truncation import Cut
 from smpc_fl.shared_tensors.words import Words
 
-
 Factor = Masked | Cut
 DealtFactor = Words | truncation.Dealt
 """What the steps that made the factors dealt."""

@@ -95,7 +95,10 @@ class Draft:
     # --- arithmetic ---
 
     def add(self, a: Value, b: Value | torch.Tensor | Number) -> Value:
-        other = self.value(b)
+        if isinstance(b, int | float) and float(b).is_integer():
+            other = self.public(torch.tensor(float(b), dtype=torch.float64), a.scale)  # 1 - a truth value is one
+        else:
+            other = self.value(b)
         if other.type.sort == "share" and a.type.sort == "public":
             a, other = other, a
         scale = max(a.scale, other.scale)
