@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache
-from math import cos, pi, sin
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from smpc_fl.shared_tensors.words import Words
@@ -19,26 +20,28 @@ from smpc_fl.shared_tensors.words import Words
 ANGLE_BITS = 32
 UNIT_BITS = 30
 """Fractional bits of every result."""
-STEP_BITS = 12
-"""A table has 2^12 entries; two make 24 bits of an angle."""
+TABLE_BITS = 16
+"""A table has 2^16 entries; between two of them a straight line is right to 2^-29."""
+_TURN = 6.283185307179586
+_LN_2, _LOG2_E = 0.6931471805599453, 1.4426950408889634
 
-
-def entries(f: Callable[[float], float], fine: bool) -> list[float]:
-    """What a table holds, times 2^30, not rounded: f of i · 2^-12, or of i · 2^-24, 0 <= i < 2^12."""
-    step = 2.0 ** -(2 * STEP_BITS if fine else STEP_BITS)
-    return [f(i * step) * 2.0**UNIT_BITS for i in range(1 << STEP_BITS)]
-
-
-FUNCTIONS: dict[str, Callable[[float], float]] = {
-    "cos": lambda turns: cos(2 * pi * turns),
-    "sin": lambda turns: sin(2 * pi * turns),
-    "exp2": lambda x: 2.0**x,
+Floats = npt.NDArray[np.float64]
+FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
+    "cos": lambda turns: np.cos(_TURN * turns),
+    "sin": lambda turns: np.sin(_TURN * turns),
+    "exp2": np.exp2,
 }
 
 
+def entries(name: str) -> Floats:
+    """What a table holds, times 2^30, not rounded."""
+    values = FUNCTIONS[name](np.arange(1 << TABLE_BITS) * 2.0**-TABLE_BITS)
+    return np.asarray(values * 2.0**UNIT_BITS, np.float64)
+
+
 @cache
-def _table(name: str, fine: bool) -> torch.Tensor:
-    return torch.tensor([round(value) for value in entries(FUNCTIONS[name], fine)], dtype=torch.int64)
+def _table(name: str) -> torch.Tensor:
+    return torch.from_numpy(np.rint(entries(name)).astype(np.int64))
 
 
 def rounded_shift(x: Words, bits: int) -> Words:
@@ -47,28 +50,29 @@ def rounded_shift(x: Words, bits: int) -> Words:
 
 
 def cosine_and_sine(angle: Words) -> tuple[Words, Words]:
-    """At scale 30, within 2^-22."""
-    index = rounded_shift(angle, ANGLE_BITS - 2 * STEP_BITS)
-    high, low = (index >> STEP_BITS) & ((1 << STEP_BITS) - 1), index & ((1 << STEP_BITS) - 1)
-    c, s = _table("cos", False)[high], _table("sin", False)[high]
-    fine_c, fine_s = _table("cos", True)[low], _table("sin", True)[low]
-    return rounded_shift(c * fine_c - s * fine_s, UNIT_BITS), rounded_shift(s * fine_c + c * fine_s, UNIT_BITS)
+    """At scale 30, within 2^-28."""
+    below = ANGLE_BITS - TABLE_BITS
+    index = rounded_shift(angle, below)
+    rest = (angle - (index << below)) * round(_TURN * 2.0**14)  # at scale 46, below 2^33
+    index &= (1 << TABLE_BITS) - 1
+    cosine, sine = _table("cos")[index], _table("sin")[index]
+    return cosine - rounded_shift(rest * sine, ANGLE_BITS + 14), sine + rounded_shift(rest * cosine, ANGLE_BITS + 14)
 
 
-LOG2_E = 1.4426950408889634
 _FACTOR_BITS = 29
 """Of log2(e): an exponent of 2^9 is right to 2^-22."""
 
 
 def exponential(angle: Words, width: int, low: int, scale: int) -> Words:
-    """e^(low + width · turns) at `scale`, within 2^-22 of itself and half a unit; `angle` may be below zero, and what has
+    """e^(low + width · turns) at `scale`, within 2^-21 of itself and half a unit; `angle` may be below zero, and what has
     no room in 62 bits means nothing. `width`: a power of two, 2^9 at most."""
     fraction = ANGLE_BITS - (width.bit_length() - 1) + _FACTOR_BITS  # of angle · width / 2^32 · log2(e)
-    exponent = angle * round(LOG2_E * 2.0**_FACTOR_BITS) + round(low * LOG2_E * 2.0**24) * (1 << (fraction - 24))
-    index = rounded_shift(exponent, fraction - 2 * STEP_BITS)
-    whole = (index >> (2 * STEP_BITS)) + scale - UNIT_BITS
-    coarse = _table("exp2", False)[(index >> STEP_BITS) & ((1 << STEP_BITS) - 1)]
-    mantissa = rounded_shift(coarse * _table("exp2", True)[index & ((1 << STEP_BITS) - 1)], UNIT_BITS)
+    exponent = angle * round(_LOG2_E * 2.0**_FACTOR_BITS) + round(low * _LOG2_E * 2.0**24) * (1 << (fraction - 24))
+    exponent = rounded_shift(exponent, fraction - 2 * TABLE_BITS)
+    rest = exponent & ((1 << TABLE_BITS) - 1)
+    mantissa = _table("exp2")[(exponent >> TABLE_BITS) & ((1 << TABLE_BITS) - 1)]
+    mantissa = mantissa + rounded_shift(mantissa * (rest * round(_LN_2 * 2.0**14)), 2 * TABLE_BITS + 14)
+    whole = (exponent >> (2 * TABLE_BITS)) + scale - UNIT_BITS
     right = (-whole).clamp(0, 40)
-    half = torch.where(right > 0, torch.ones_like(right) << (right - 1).clamp(min=0), torch.zeros_like(right))
+    half = (torch.ones_like(right) << right) >> 1
     return ((mantissa + half) >> right) << whole.clamp(0, 31)

@@ -87,7 +87,7 @@ class Draft:
     def public(self, values: torch.Tensor, scale: int = SCALE) -> Value:
         """A tensor that every party knows. Its digest is a part of the program."""
         words = encode(values, scale)
-        name = digest("smpc-fl/1 public", to_bytes(words)).hex()
+        name = digest("smpc-fl/1 public", _KEY.encode(tuple(words.shape)), to_bytes(words)).hex()
         value = self._write("public", (), {"digest": name}, Type(tuple(words.shape), scale, "public"))
         self.given[value.number] = words
         return value

@@ -89,8 +89,10 @@ def series(first: bool, dealt: Dealt, inputs: list[Words], parameters: Mapping[s
     ):
         cosine, sine = cosine_and_sine((j * c) & ((1 << ANGLE_BITS) - 1))
         # cos(x) = cos c cos r + sin c sin r; sin(x) = sin c cos r - cos c sin r
-        total += rounded_shift(a * cosine + b * sine, drop) * dealt.terms[2 * k]
-        total += rounded_shift(a * sine - b * cosine, drop) * dealt.terms[2 * k + 1]
+        by_cosine = a * cosine + b * sine if a and b else a * cosine if a else b * sine
+        by_sine = a * sine - b * cosine if a and b else a * sine if a else -b * cosine
+        total += rounded_shift(by_cosine, drop) * dealt.terms[2 * k]
+        total += rounded_shift(by_sine, drop) * dealt.terms[2 * k + 1]
     return total
 
 

@@ -12,7 +12,7 @@ LOW, HIGH = -12, 12
 
 
 def log(y: Value, low: int = LOW, high: int = HIGH) -> Value:
-    """Natural logarithm, 2^low <= y < 2^high, within 1e-5. 5 rounds; for n = high - low - 1: 12.3 n + 12 bytes, 57 n + 64
+    """Natural logarithm, 2^low <= y < 2^high, within 1e-5. 5 rounds; for n = high - low - 1: 12 + 12.3 n bytes, 64 + 65 n
     dealt. 40 fractional bits."""
     y_normal = normal(y, low, high)
     part = LOGARITHM.of(y_normal.fraction)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from smpc_fl.shared_tensors.draft import Value
+from smpc_fl.shared_tensors.functions.coefficients import RECIPROCAL
 from smpc_fl.shared_tensors.functions.exponential import exp_within
 from smpc_fl.shared_tensors.functions.logarithm import log
-from smpc_fl.shared_tensors.functions.reciprocal import reciprocal
+from smpc_fl.shared_tensors.functions.normal import normal
 from smpc_fl.shared_tensors.order import max
 
 SPREAD = 116
@@ -16,7 +17,10 @@ def softmax(x: Value, dim: int, spread: int = SPREAD) -> Value:
     """Within 3e-5, for logits of a row that differ by less than `spread`. 7 rounds and those of `max`, which has 4
     for each of log2 n levels."""
     parts, total = _exponentials(x - max(x, dim, keepdim=True), dim, spread)
-    return parts * reciprocal(total, 0, x.shape[dim].bit_length())
+    high = x.shape[dim].bit_length()
+    denominator = normal(total, 0, high)
+    # The reciprocal of u is ready a round after 2^-e: meanwhile this is multiplied.
+    return parts * denominator.of_exponent(lambda e: 2.0**-e, high) * RECIPROCAL.of(denominator.fraction)
 
 
 def log_softmax(x: Value, dim: int, spread: int = SPREAD) -> Value:
