@@ -35,8 +35,7 @@ FUNCTIONS: dict[str, Callable[[Floats], Floats]] = {
 
 def entries(name: str) -> Floats:
     """What a table holds, times 2^30, not rounded."""
-    values = FUNCTIONS[name](np.arange(1 << TABLE_BITS) * 2.0**-TABLE_BITS)
-    return np.asarray(values * 2.0**UNIT_BITS, np.float64)
+    return FUNCTIONS[name](np.arange(1 << TABLE_BITS, dtype=np.float64) * 2.0**-TABLE_BITS) * 2.0**UNIT_BITS
 
 
 @cache
