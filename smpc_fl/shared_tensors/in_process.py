@@ -14,7 +14,7 @@ from smpc_fl.entropy import Entropy
 from smpc_fl.prg import SEED_SIZE
 from smpc_fl.shared_tensors.dealing import deal
 from smpc_fl.shared_tensors.draft import Draft, Value
-from smpc_fl.shared_tensors.party import Broadcast, Command, Correction, Finished, Openings, PartyRun
+from smpc_fl.shared_tensors.party import Command, Correction, Finished, Openings, PartyRun
 from smpc_fl.shared_tensors.sharing import join, split
 from smpc_fl.shared_tensors.words import Words, decode, encode
 
@@ -51,13 +51,12 @@ def evaluate_words(
         say(party, room.machines[party].receive(correction))
     while queue:
         sender, command = queue.popleft()
-        match command:
-            case Broadcast(round=round_, data=data):
-                for party, machine in enumerate(room.machines):
-                    if party != sender:
-                        say(party, machine.receive(Openings(sender, round_, data)))
-            case Finished(outputs=mine):
-                shares[sender] = mine
+        if isinstance(command, Finished):
+            shares[sender] = command.outputs
+            continue
+        for party, machine in enumerate(room.machines):
+            if party != sender:
+                say(party, machine.receive(Openings(sender, command.round, command.data)))
     return [join([shares[party][step] for party in range(parties)]) for step in room.program.outputs]
 
 

@@ -136,11 +136,7 @@ class PartyRun:
         if self.state in (State.DONE, State.FAILED):
             raise PeerMisbehaviour("a message to a run that is over", phase=self.state.name.lower())
         try:
-            match event:
-                case Correction(step=step, data=data):
-                    return self._corrected(step, data)
-                case Openings():
-                    return self._opened(event)
+            return self._corrected(event) if isinstance(event, Correction) else self._opened(event)
         except SmpcError:
             self.state = State.FAILED
             self._values.clear()
@@ -148,11 +144,12 @@ class PartyRun:
 
     # --- corrections ---
 
-    def _corrected(self, step: int, data: Buffer) -> list[Command]:
+    def _corrected(self, event: Correction) -> list[Command]:
+        step = event.step
         if not 0 <= step < len(self.program.steps) or not self._is_corrected(step) or step in self._seen:
             raise PeerMisbehaviour(f"a correction that step {step} does not take", phase="dealing")
         self._seen.add(step)
-        self._corrections[step] = data
+        self._corrections[step] = event.data
         if step in self._lacking:
             self._lacking.remove(step)
             heappush(self._ready, step)

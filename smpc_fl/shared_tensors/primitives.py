@@ -207,14 +207,14 @@ def _compared_type(types: Types, parameters: Parameters) -> Type:
 
 def _bit_type(types: Types, parameters: Parameters) -> Type:
     (flag,) = types
-    if flag.sort not in ("flag", "sign"):
+    if flag.sort not in ("flag", "sign") or parameters["inverted"] not in (False, True):
         raise BadInput("bit takes what a comparison made")
     return Type(flag.shape)
 
 
 def _rectify_type(types: Types, parameters: Parameters) -> Type:
     flag, negative = types
-    if flag.sort != "sign" or negative != Type(flag.shape):
+    if flag.sort != "sign" or negative != Type(flag.shape) or not 0 <= parameters["drop"] <= RANGE_BITS:
         raise BadInput("rectify takes a sign and its bit")
     return Type(flag.shape, flag.scale)
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+from smpc_fl.errors import BadInput
 from smpc_fl.shared_tensors.words import Words
 
 Bilinear = Callable[[Words, Words], Words]
@@ -41,8 +42,8 @@ def bilinear(parameters: Mapping[str, Any]) -> Bilinear:
         case "conv2d":
             stride, padding = parameters["stride"], parameters["padding"]
             return lambda x, weight: convolution(x, weight, stride, padding)
-        case other:  # checked when the program was
-            raise AssertionError(other)
+        case other:
+            raise BadInput(f"there is no product {other!r}")
 
 
 def product(f: Bilinear, x: Masked, y: Masked, dealt: Words, first: bool) -> Words:

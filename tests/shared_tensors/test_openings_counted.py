@@ -17,7 +17,7 @@ from smpc_fl.shared_tensors.primitives import TABLE
 
 N = 128
 
-CASES: list[tuple[Callable[..., object], Callable[[Value, Value], Value], float, int, int]] = [
+CASES: list[tuple[Callable[..., object], Callable[[Value, Value], Value], float, float, int]] = [
     # documented by, program, bytes opened a value, dealt a value, rounds
     (order.negative, lambda x, y: order.negative(x), 12.25, 49, 4),
     (order.less, order.less, 12.25, 49, 4),
@@ -45,7 +45,7 @@ def test_opens_what_it_says(
     documented: Callable[..., object],
     write: Callable[[Value, Value], Value],
     opened: float,
-    dealt: int,
+    dealt: float,
     rounds: int,
     parties: int,
 ) -> None:
@@ -72,7 +72,7 @@ def test_docstrings_say_so(
     documented: Callable[..., object],
     write: Callable[[Value, Value], Value],
     opened: float,
-    dealt: int,
+    dealt: float,
     rounds: int,
 ) -> None:
     text = " ".join((documented.__doc__ or "").split())

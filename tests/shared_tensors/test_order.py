@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rooms_of_parties import LARGEST, LEAST, computed, seeded, whole_ring
 
@@ -40,6 +40,7 @@ def test_signs_on_the_whole_ring(parties: int) -> None:
     assert torch.equal(zero, (words == 0).long())
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(LEAST, LARGEST), min_size=1, max_size=70))
 def test_the_sign_of_anything(numbers: list[int]) -> None:
     negative, relu = computed(lambda x: [order.negative(x), order.relu(x)], torch.tensor(numbers))
@@ -47,6 +48,7 @@ def test_the_sign_of_anything(numbers: list[int]) -> None:
     assert relu.tolist() == [max(number, 0) for number in numbers]
 
 
+@settings(max_examples=30)
 @given(st.lists(st.tuples(INSIDE, INSIDE) | INSIDE.map(lambda x: (x, x)), min_size=1, max_size=20))
 def test_two_numbers(pairs: list[tuple[int, int]]) -> None:
     x, y = torch.tensor(pairs).T
@@ -156,7 +158,7 @@ def test_steps_refuse_what_is_not_a_comparison() -> None:
     x = draft.input("x", (3,))
     sign = draft.step("sign", x, drop=0)
     bit, mask = draft.step("bit", sign, inverted=False), draft.step("mask", x)
-    for wrong in (
+    wrongs: list[Callable[[], Value]] = [
         lambda: draft.step("sign", x, drop=19),
         lambda: draft.step("sign", sign, drop=0),
         lambda: draft.step("zero", draft.public(torch.zeros(3))),
@@ -167,6 +169,7 @@ def test_steps_refuse_what_is_not_a_comparison() -> None:
         lambda: draft.step("select", sign, x, mask),
         lambda: draft.step("select", sign, bit, x),
         lambda: draft.step("shared", x),
-    ):
+    ]
+    for wrong in wrongs:
         with pytest.raises(BadInput):
             wrong()

@@ -13,7 +13,7 @@ from smpc_fl.shared_tensors import order
 from smpc_fl.shared_tensors.draft import Draft, Value
 from smpc_fl.shared_tensors.in_process import Room
 from smpc_fl.shared_tensors.party import Broadcast, Correction, Openings, PartyRun, State
-from smpc_fl.shared_tensors.program import Program, Type
+from smpc_fl.shared_tensors.program import Program, Step, Type
 
 X, Y = torch.tensor([3, -4, 0]), torch.tensor([-5, 6, 7])
 
@@ -204,3 +204,12 @@ def test_programs_have_names_of_their_own() -> None:
     assert len(digests) == 5
     assert draft.program(x + y).digest == draft.program(x + y).digest
     assert Type((2, 3)).size == 6
+
+
+def test_a_step_that_nobody_needs_is_forgotten() -> None:
+    draft = Draft()
+    x = draft.input("x", (3,))
+    program = Program((*draft.steps, Step("neg", (x.number,), {}, x.type)), (0,))
+    machine = PartyRun(program, 0, ("a", "b"), bytes(32), bytes(32), {0: X})
+    machine.start()
+    assert set(machine._values) == {0}

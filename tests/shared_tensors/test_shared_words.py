@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rooms_of_parties import EDGES, LARGEST, LEAST, seeded
 
@@ -63,6 +63,7 @@ def test_refuses_complex_numbers() -> None:
         encode(torch.tensor([1j]))
 
 
+@settings(max_examples=40)
 @given(WORDS)
 def test_bytes_and_back(words: torch.Tensor) -> None:
     data = to_bytes(words)
@@ -85,6 +86,7 @@ def test_shifts_as_unsigned(bits: int) -> None:
     assert [int(w) % 2**64 for w in shift_right(words, bits).flatten()] == [(w % 2**64) >> bits for w in EDGES]
 
 
+@settings(max_examples=40)
 @given(WORDS, st.integers(2, 5))
 def test_shares_add_up(words: torch.Tensor, parties: int) -> None:
     shares = split(words, parties, seeded(parties))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rooms_of_parties import LARGEST, LEAST, computed, whole_ring
 
@@ -48,6 +48,7 @@ def test_exact_truncation(parties: int, drop: int) -> None:
     assert torch.equal(found, words >> drop)
 
 
+@settings(max_examples=50)
 @given(st.lists(st.integers(LEAST, LARGEST), min_size=1, max_size=70), st.integers(1, 61))
 def test_exact_truncation_of_anything(numbers: list[int], drop: int) -> None:
     words = torch.tensor(numbers)
