@@ -26,8 +26,14 @@ def rsqrt(y: Value, low: int = LOW, high: int = HIGH) -> Value:
     return part * power
 
 
-def rsqrt_parts(y: Value, low: int, high: int) -> tuple[Value, Value]:
-    """1 / sqrt(y) as a product that is still to be made: the first after 5 rounds, between 1 and 1.42, the second after 4."""
+def rsqrt_parts(y: Value, low: int, high: int, weight: Value | None = None) -> tuple[Value, Value]:
+    """weight / sqrt(y) as a product that is still to be made: the first factor is there after 5 rounds and between 1 and 1.42,
+    the second after 4. `weight` costs 8 bytes, and 8 dealt for each power of two inside the range and element."""
     y_normal = normal(y, low, high)
-    power = y_normal.of_exponent(lambda e: 2.0 ** (-e / 2), SCALE + max(0, high) // 2)
+    scale = SCALE + high // 2
+
+    def root(e: int) -> float:
+        return float(2.0 ** (-e / 2))
+
+    power = y_normal.of_exponent(root, scale) if weight is None else y_normal.times_exponent(weight, root, scale)
     return INVERSE_ROOT.of(y_normal.fraction), power

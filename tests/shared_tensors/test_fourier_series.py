@@ -1,0 +1,99 @@
+"""Fourier series on shares: the sums that they say, the errors that are written down, and what is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import erf, pi
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operation_bed import PARTIES, SEEDS, close, outcome, uniform
+
+from smpc_fl.errors import BadInput
+from smpc_fl.shared_tensors.draft import Draft
+from smpc_fl.shared_tensors.functions import coefficients
+from smpc_fl.shared_tensors.functions.series import Series
+
+
+def clear(series: Series, x: torch.Tensor) -> torch.Tensor:
+    total, x = torch.full_like(x, series.constant), x % series.period  # cos() of large numbers would not be precise
+    for j, (a, b) in enumerate(zip(series.cosines, series.sines, strict=True), 1):
+        total = total + a * torch.cos(2 * pi * j * x / series.period) + b * torch.sin(2 * pi * j * x / series.period)
+    return total
+
+
+COEFFICIENTS = st.lists(st.floats(-1, 1).map(lambda v: round(v, 6)), min_size=3, max_size=3).map(tuple)
+
+
+@given(seed=SEEDS, parties=PARTIES, cosines=COEFFICIENTS, sines=COEFFICIENTS, period=st.floats(0.3, 50))
+@settings(max_examples=12)
+def test_a_series_is_its_sum_on_the_whole_ring(
+    seed: int,
+    parties: int,
+    cosines: tuple[float, float, float],
+    sines: tuple[float, float, float],
+    period: float,
+) -> None:
+    series = Series(2.0 ** round(np.log2(period)), 0.25, (*cosines, 0.5), (*sines, 0.0))
+    x = torch.cat([uniform(seed, (20,), -10, 10), uniform(seed, (20,), -(2.0**40), 2.0**40)])
+    close(outcome(lambda v: series.of(v), lambda v: clear(series, v), x, parties=parties, seed=seed), 3e-5)
+
+
+@given(seed=SEEDS, period=st.floats(0.5, 50), stretch=st.floats(0.1, 3))
+@settings(max_examples=8)
+def test_any_period_and_any_stretch(seed: int, period: float, stretch: float) -> None:
+    series = Series(period, 0.0, (0.5, 0.0), (0.0, -1.0))
+    x = uniform(seed, (30,), -25, 25)
+    found = outcome(
+        lambda v: series.of(v, stretch=stretch, scale=30), lambda v: clear(series, stretch * v), x, parties=2
+    )
+    close(found, 2e-4)
+
+
+FITTED: dict[str, tuple[Callable[[torch.Tensor], torch.Tensor], float, float, float]] = {
+    "SIGMOID": (lambda x: torch.sigmoid(x) - 0.5, -9.25, 9.25, 8.1e-5),
+    "GELU": (lambda x: x * torch.tensor([0.5 * erf(float(v) / 2**0.5) for v in x]), -4.25, 4.25, 7.0e-6),
+    "SILU": (lambda x: x * torch.sigmoid(x) - x / 2, -11.5, 11.5, 5.6e-5),
+    "SOFTPLUS": (lambda x: torch.nn.functional.softplus(x) - x / 2, -9.25, 9.25, 2.6e-5),
+    "RECIPROCAL": (lambda x: 1 / x, 0.5, 1.0, 3.5e-6),
+    "SQUARE_ROOT": (torch.sqrt, 0.5, 1.0, 2.1e-7),
+    "INVERSE_ROOT": (torch.rsqrt, 0.5, 1.0, 8.2e-7),
+    "LOGARITHM": (torch.log, 0.5, 1.0, 7.9e-7),
+}
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_stored_series_are_as_precise_as_they_say(name: str) -> None:
+    function, low, high, error = FITTED[name]
+    x = torch.linspace(low, high, 20_001, dtype=torch.float64)
+    worst = float((clear(getattr(coefficients, name), x) - function(x)).abs().max())
+    assert 0.9 * error < worst <= error
+
+
+def test_a_series_that_does_not_fit_together_is_refused() -> None:
+    x = Draft().input("x", (2,))
+    good: dict[str, Any] = {"turn": 1 << 40, "harmonics": [1], "cosines": [0], "sines": [5], "scale": 36}
+    bad: dict[str, Any]
+    for bad in ({"harmonics": []}, {"cosines": [1, 2]}, {"sines": []}):
+        with pytest.raises(BadInput, match="a cosine and a sine"):
+            x.draft.step("series", x, **{**good, **bad})
+    with pytest.raises(BadInput, match="a scale of 1 to 61"):
+        x.draft.step("series", x, **{**good, "scale": 62})
+    with pytest.raises(BadInput, match="takes a shared value"):
+        x.draft.step("series", x.draft.public(torch.zeros(2)), **good)
+
+
+def test_an_exponential_that_cannot_be_is_refused() -> None:
+    x = Draft().input("x", (2,))
+    good: dict[str, Any] = {"turn": 1 << 41, "low": -12, "width": 32, "segments": 4, "dealt": 30, "public": 18}
+    for bad in ({"width": 48}, {"segments": 3}, {"segments": 129}, {"width": 1024}):
+        with pytest.raises(BadInput, match="a circle of a power of two"):
+            x.draft.step("exponential", x, **{**good, **bad})
+    with pytest.raises(BadInput, match="a scale of 1 to 61"):
+        x.draft.step("exponential", x, **{**good, "dealt": 50})
+    with pytest.raises(BadInput, match="takes a shared value"):
+        x.draft.step("exponential", x.draft.public(torch.zeros(2)), **good)
