@@ -25,7 +25,9 @@ from smpc_fl.shared_tensors.program import Type
 from smpc_fl.shared_tensors.randomness import Source
 from smpc_fl.shared_tensors.words import RANGE_BITS, Words, unsigned
 
+COEFFICIENT_BITS = 26
 _LOW_BITS = 64 - ANGLE_BITS
+_MOST_HARMONICS = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
@@ -60,11 +62,15 @@ def deal(source: Source, shape: tuple[int, ...], count: int, terms: Callable[[to
 
 def series_type(types: Sequence[Type], parameters: Mapping[str, Any]) -> Type:
     (x,) = types
-    n = len(parameters["harmonics"])
-    if x.sort != "share" or not n or {len(parameters["cosines"]), len(parameters["sines"])} != {n}:
+    harmonics, cosines, sines = (parameters[name] for name in ("harmonics", "cosines", "sines"))
+    if x.sort != "share" or not harmonics or {len(cosines), len(sines)} != {len(harmonics)}:
         raise BadInput("a series takes a shared value, and a cosine and a sine for each of its harmonics")
-    if not 0 < parameters["scale"] < RANGE_BITS:
-        raise BadInput(f"a series has a scale of 1 to {RANGE_BITS - 1}")
+    if len(harmonics) > _MOST_HARMONICS or any(not 0 < j <= _MOST_HARMONICS for j in harmonics):
+        raise BadInput(f"a series has harmonics from 1 to {_MOST_HARMONICS}")
+    if any(abs(a) >= 8 << COEFFICIENT_BITS for a in (*cosines, *sines)):
+        raise BadInput("a series has coefficients below 8")
+    if not 0 < parameters["scale"] < RANGE_BITS or not 0 < parameters["turn"] < 1 << 63:
+        raise BadInput(f"a series has a scale of 1 to {RANGE_BITS - 1}, and a turn of less than the ring")
     return Type(x.shape, parameters["scale"])
 
 
@@ -96,9 +102,6 @@ def series(first: bool, dealt: Dealt, inputs: list[Words], parameters: Mapping[s
     return total
 
 
-COEFFICIENT_BITS = 26
-
-
 def _dealt_bits(parameters: Mapping[str, Any]) -> int:
     """The scale is shared by what is dealt and what is public: errors of half a unit of each, a harmonic."""
     bits: int = (parameters["scale"] + 1) // 2
@@ -110,13 +113,14 @@ def _dealt_bits(parameters: Mapping[str, Any]) -> int:
 
 def exponential_type(types: Sequence[Type], parameters: Mapping[str, Any]) -> Type:
     (x,) = types
-    scale = parameters["dealt"] + parameters["public"]
-    width, segments = parameters["width"], parameters["segments"]
-    if x.sort != "share" or not 0 < scale < RANGE_BITS:
-        raise BadInput(f"exp takes a shared value, and has a scale of 1 to {RANGE_BITS - 1}")
+    dealt, public, width, segments = (parameters[name] for name in ("dealt", "public", "width", "segments"))
+    if x.sort != "share" or not 0 < dealt < dealt + public < RANGE_BITS:
+        raise BadInput(f"exp takes a shared value, and has a scale of 2 to {RANGE_BITS - 1}")
+    if not 0 < parameters["turn"] < 1 << 63 or abs(parameters["low"]) > 512:
+        raise BadInput("exp starts at -512 at the lowest, and has a turn of less than the ring")
     if not 4 <= segments <= 4 * width <= 2048 or width & (width - 1):
         raise BadInput("exp goes round a circle of a power of two, 512 at most, in four segments or more")
-    return Type(x.shape, scale)
+    return Type(x.shape, dealt + public)
 
 
 def deal_exponential(

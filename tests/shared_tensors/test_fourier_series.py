@@ -81,8 +81,18 @@ def test_a_series_that_does_not_fit_together_is_refused() -> None:
     for bad in ({"harmonics": []}, {"cosines": [1, 2]}, {"sines": []}):
         with pytest.raises(BadInput, match="a cosine and a sine"):
             x.draft.step("series", x, **{**good, **bad})
-    with pytest.raises(BadInput, match="a scale of 1 to 61"):
-        x.draft.step("series", x, **{**good, "scale": 62})
+    for bad in ({"scale": 62}, {"turn": 0}, {"turn": 1 << 63}):
+        with pytest.raises(BadInput, match="a scale of 1 to 61"):
+            x.draft.step("series", x, **{**good, **bad})
+    for bad in (
+        {"harmonics": [0]},
+        {"harmonics": [65]},
+        {"harmonics": [1] * 65, "cosines": [0] * 65, "sines": [0] * 65},
+    ):
+        with pytest.raises(BadInput, match="harmonics from 1 to 64"):
+            x.draft.step("series", x, **{**good, **bad})
+    with pytest.raises(BadInput, match="coefficients below 8"):
+        x.draft.step("series", x, **{**good, "sines": [-8 << 26]})
     with pytest.raises(BadInput, match="takes a shared value"):
         x.draft.step("series", x.draft.public(torch.zeros(2)), **good)
 
@@ -90,10 +100,15 @@ def test_a_series_that_does_not_fit_together_is_refused() -> None:
 def test_an_exponential_that_cannot_be_is_refused() -> None:
     x = Draft().input("x", (2,))
     good: dict[str, Any] = {"turn": 1 << 41, "low": -12, "width": 32, "segments": 4, "dealt": 30, "public": 18}
+    bad: dict[str, Any]
     for bad in ({"width": 48}, {"segments": 3}, {"segments": 129}, {"width": 1024}):
         with pytest.raises(BadInput, match="a circle of a power of two"):
             x.draft.step("exponential", x, **{**good, **bad})
-    with pytest.raises(BadInput, match="a scale of 1 to 61"):
-        x.draft.step("exponential", x, **{**good, "dealt": 50})
+    for bad in ({"dealt": 50}, {"dealt": 0}, {"public": 0}):
+        with pytest.raises(BadInput, match="a scale of 2 to 61"):
+            x.draft.step("exponential", x, **{**good, **bad})
+    for bad in ({"turn": -1}, {"turn": 1 << 63}, {"low": -513}):
+        with pytest.raises(BadInput, match="starts at -512"):
+            x.draft.step("exponential", x, **{**good, **bad})
     with pytest.raises(BadInput, match="takes a shared value"):
         x.draft.step("exponential", x.draft.public(torch.zeros(2)), **good)
