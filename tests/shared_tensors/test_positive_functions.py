@@ -12,6 +12,7 @@ from operation_bed import PARTIES, SEEDS, Price, close, outcome, powers, price, 
 
 from smpc_fl.errors import BadInput
 from smpc_fl.shared_tensors.draft import Draft, Value
+from smpc_fl.shared_tensors.functions.largest import largest
 from smpc_fl.shared_tensors.functions.logarithm import log
 from smpc_fl.shared_tensors.functions.normal import normal
 from smpc_fl.shared_tensors.functions.reciprocal import divide, reciprocal
@@ -89,6 +90,33 @@ def test_prices_are_those_of_the_module_docstrings(function: Callable[[Value], V
     assert price(function, (64, 64)) == expected
 
 
+@given(seed=SEEDS, parties=PARTIES, n=st.sampled_from([1, 4, 5, 9, 16, 17]), dim=st.sampled_from([0, 1, -1]))
+@settings(max_examples=8)
+def test_the_largest_is_exact(seed: int, parties: int, n: int, dim: int) -> None:
+    shape = [2, 3, 2]
+    shape[dim] = n
+    x = uniform(seed, tuple(shape), -(2.0**42), 2.0**42)
+    x.select(dim, n - 1).copy_(x.select(dim, 0))  # ties
+    ties = torch.where(torch.rand(x.shape, generator=torch.Generator().manual_seed(seed)) < 0.5, x.max(), x)
+    for values in (x, ties):
+        found = outcome(
+            lambda v: largest(v, dim), lambda v: v.amax(dim, keepdim=True), values, parties=parties, seed=seed
+        )
+        close(found, 0)
+
+
+def test_few_numbers_are_compared_in_eight_rounds() -> None:
+    for n in (5, 10, 16):
+        pairs = n * (n - 1) / 2
+        expected = round(pairs * 12.25 + n * 18.625) / n
+        found = price(lambda v: largest(v, 1), (64, n))
+        assert found.rounds == 8
+        assert abs(found.opened - expected) < 0.1
+    assert price(lambda v: largest(v, 1), (64, 4)).rounds == 8
+    assert price(lambda v: largest(v, 1), (64, 17)).rounds == 20
+
+
 def test_softmax_costs_seven_rounds_beside_the_maximum() -> None:
+    assert price(lambda x: softmax(x, 1), (64, 10)).rounds == 8 + 7
     assert price(lambda x: softmax(x, 1), (64, 2)).rounds == 4 + 7
     assert price(lambda x: log_softmax(x, 1), (64, 2)).rounds == 4 + 6
