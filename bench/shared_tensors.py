@@ -22,6 +22,7 @@ from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.shared_tensors import order
 from smpc_fl.shared_tensors.cost import Cost, cost
 from smpc_fl.shared_tensors.draft import Draft, Value
+from smpc_fl.shared_tensors.functions import activations
 from smpc_fl.shared_tensors.in_process import Room
 from smpc_fl.shared_tensors.party import Broadcast, Command, Openings
 from smpc_fl.shared_tensors.words import encode
@@ -91,6 +92,7 @@ CASES: dict[str, Callable[[Draft], Value]] = {
     "less 10^6": lambda d: order.negative(d.input("x", (1_000_000,))),
     "ReLU 10^6": lambda d: order.relu(d.input("x", (1_000_000,))),
     "ReLU of a product 10^6": lambda d: order.relu(d.input("x", (1_000_000,), 36)),
+    "sigmoid 10^5": lambda d: activations.sigmoid(d.input("x", (100_000,))),
     "exact truncation 10^6": lambda d: d.step("truncate_exactly", d.input("x", (1_000_000,), 36), drop=18),
     "MLP 784-128-128-10, batch 128": _mlp,
 }

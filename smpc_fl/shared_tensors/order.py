@@ -118,6 +118,16 @@ def clamp(x: Value, low: Operand | None = None, high: Operand | None = None) -> 
     return result
 
 
+def round_down(x: Value, scale: int) -> Value:
+    """x with at most `scale` fractional bits, rounded down: exact on the whole ring. 12.8 bytes, 67 dealt."""
+    return x if x.scale <= scale else x.draft.step("truncate_exactly", x, drop=x.scale - scale)
+
+
+def floor(x: Value) -> Value:
+    """The largest whole number that is not larger, without fractional bits, as `round_down`."""
+    return round_down(x, 0)
+
+
 # --- over a dimension ---
 
 

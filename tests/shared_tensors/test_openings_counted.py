@@ -29,6 +29,7 @@ CASES: list[tuple[Callable[..., object], Callable[[Value, Value], Value], float,
     (order.maximum, order.maximum, 12.25, 57, 4),
     (order.maximum, order.minimum, 12.25, 57, 4),
     (order.clamp, lambda x, y: order.clamp(x, y), 12.25, 57, 4),
+    (order.round_down, lambda x, y: order.round_down(wide(x), 18), 12.75, 67, 4),
     (order.where, lambda x, y: order.where(order.less(x, y), x, y), 12.25 + 8, 49 + 8, 4),
     (order.max, lambda x, y: order.max(x, 1), 12.25 / 2, 57 / 2, 4),
 ]

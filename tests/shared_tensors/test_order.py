@@ -98,6 +98,8 @@ Y = torch.tensor([[-3.5, -2.0, 1.0], [1.0, 4.0, -7.0]], dtype=torch.float64)
         (lambda x, y: order.where(order.negative(x) + order.negative(-x), x, y), torch.where(X != 0, X, Y)),
         (lambda x, y: order.where(order.less(x, y), x * y, y * y), torch.where(X < Y, X * Y, Y * Y)),
         (lambda x, y: order.where(order.negative(x.draft.step("sum", x, dims=[0], keepdim=False)), x, y), None),
+        (lambda x, y: order.floor(x), X.floor()),
+        (lambda x, y: order.floor(order.less(x, y)), X < Y),
         (lambda x, y: order.max(x, 1), X.amax(1)),
         (lambda x, y: order.max(x, -2, keepdim=True), X.amax(0, keepdim=True)),
         (lambda x, y: order.min(x, 0), X.amin(0)),

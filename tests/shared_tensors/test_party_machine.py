@@ -19,11 +19,11 @@ X, Y = torch.tensor([3, -4, 0]), torch.tensor([-5, 6, 7])
 
 
 def write(x: Value, y: Value) -> Value:
-    """A product and a comparison, which open beside one another, and one more comparison."""
-    return order.relu(x * y - order.maximum(x, y))
+    """A comparison beside a mask of a later step, which waits for no correction, a product, and one more comparison."""
+    return order.relu(order.maximum(x, y) * y - x)
 
 
-WANTED = (X * Y - torch.maximum(X, Y)).clamp(min=0)
+WANTED = (torch.maximum(X, Y) * Y - X).clamp(min=0)
 
 
 def room(parties: int = 2, seed: int = 1) -> Room:
