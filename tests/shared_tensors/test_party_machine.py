@@ -98,6 +98,13 @@ def started(parties: int = 2) -> tuple[Room, PartyRun, list[tuple[int, Correctio
     return made, machine, corrections
 
 
+def first_size(parties: int) -> int:
+    """Bytes of a message of the first round."""
+    played = Played(room(parties))
+    played.play()
+    return len(played.said[0][0])
+
+
 WRONG: list[tuple[str, Callable[[int, list[tuple[int, Correction]]], Correction | Openings]]] = [
     ("does not take", lambda size, corrections: next(each for party, each in corrections if party == 0)),
     ("does not take", lambda size, corrections: next(each for party, each in corrections if party == 1)),
@@ -118,8 +125,7 @@ def test_what_may_not_be_said(
     sentence: str, wrong: Callable[[int, list[tuple[int, Correction]]], Correction | Openings]
 ) -> None:
     _, machine, corrections = started()
-    played = Played(room())
-    size = len(played.said[0][0])
+    size = first_size(2)
     with pytest.raises(PeerMisbehaviour, match=sentence):
         machine.receive(wrong(size, corrections))
     assert machine.state is State.FAILED
@@ -128,8 +134,7 @@ def test_what_may_not_be_said(
 
 
 def test_a_peer_may_be_one_round_ahead_and_no_message_comes_twice() -> None:
-    played = Played(room(3))
-    size = len(played.said[0][0])
+    size = first_size(3)
     _, machine, _ = started(3)
     assert machine.receive(Openings(1, 1, b"next")) == []
     assert machine.receive(Openings(1, 0, bytes(size))) == []
