@@ -16,7 +16,7 @@ import torch
 
 from smpc_fl.errors import BadInput, PlanRejected
 from smpc_fl.shared_tensors import order
-from smpc_fl.shared_tensors.draft import Draft, Value
+from smpc_fl.shared_tensors.draft import Value
 from smpc_fl.shared_tensors.functions import activations, exact, layers, losses, norms, shapes, statistics
 from smpc_fl.shared_tensors.functions.exponential import exp as exponential
 from smpc_fl.shared_tensors.functions.logarithm import log
@@ -50,7 +50,8 @@ def scaled(x: Value, number: float) -> Value:
 def _mul(x: Operand, y: Operand) -> Any:
     if not isinstance(x, Value):
         x, y = y, x
-    assert isinstance(x, Value)
+    if not isinstance(x, Value):
+        return x * y
     return scaled(x, float(y)) if isinstance(y, int | float) else x * y
 
 
@@ -120,8 +121,8 @@ def _where(condition: Operand, x: Operand, y: Operand) -> Any:
     return _mul(x, kept) + _mul(y, 1 - kept) if isinstance(x, Value) else _mul(y, 1 - kept) + x * kept
 
 
-def _leaky_relu(x: Value, slope: float = 0.01) -> Value:
-    return scaled(x, slope) + scaled(_relu(x), 1 - slope)
+def _leaky_relu(x: Value, negative_slope: float = 0.01) -> Value:
+    return scaled(x, negative_slope) + scaled(_relu(x), 1 - negative_slope)
 
 
 def _gelu(x: Value, approximate: str = "none") -> Value:
@@ -212,12 +213,24 @@ def _padding(padding: Any, kernel: Sequence[int]) -> Any:
 
 
 def _batch_norm(
-    x: Value, weight: Value | None, bias: Value | None, mean: Value | None, var: Value | None,
+    x: Value, weight: Operand | None, bias: Operand | None, mean: Operand | None, var: Operand | None,
     training: bool = False, momentum: float = 0.1, eps: float = norms.EPS, cudnn: bool = False,
 ) -> Value:  # fmt: skip
-    if training or mean is None or var is None:
-        return norms.batch_norm_training(x, weight, bias, eps)[0]
-    return norms.batch_norm(x, mean, var, weight, bias, eps)
+    to = [1, -1] + [1] * (len(x.shape) - 2)
+    if isinstance(mean, torch.Tensor) and isinstance(var, torch.Tensor) and not training:
+        # Public statistics: the root is no secret.
+        factor = torch.rsqrt(var.to(torch.float64) + eps).reshape(to)
+        result = (x - mean.reshape(to)) * (factor if weight is None else _mul(_along(weight, to), factor))
+        return result if bias is None else result + _along(bias, to)
+    w, b, m, v = (x.draft.value(t) if isinstance(t, torch.Tensor) else t for t in (weight, bias, mean, var))
+    if training or m is None or v is None:
+        return norms.batch_norm_training(x, w, b, eps)[0]  # type: ignore[arg-type]
+    return norms.batch_norm(x, m, v, w, b, eps)  # type: ignore[arg-type]
+
+
+def _along(x: Operand, to: list[int]) -> Operand:
+    assert not isinstance(x, int | float)
+    return shapes.reshape(x, to) if isinstance(x, Value) else x.reshape(to)
 
 
 def _layer_norm(
@@ -338,7 +351,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
         "leaky_relu": _leaky_relu,
         "relu6": lambda x: order.clamp(x, 0, 6),
         "gelu": _gelu,
-        "hardtanh": lambda x, low=-1, high=1: order.clamp(x, low, high),
+        "hardtanh": lambda x, min_val=-1, max_val=1: order.clamp(x, min_val, max_val),
         "hardsigmoid": lambda x: order.clamp(scaled(x, 1 / 6) + 0.5, 0, 1),
         "silu": activations.silu,
         "softplus": lambda x, beta=1, threshold=20: activations.softplus(x),
@@ -347,7 +360,7 @@ FUNCTIONS: Mapping[str, Function] = MappingProxyType(
         "softmax": _softmax,
         "log_softmax": _log_softmax,
         # normalisation
-        "batch_norm": _bilinear(_batch_norm),
+        "batch_norm": _batch_norm,
         "layer_norm": _bilinear(_layer_norm),
         "dropout": _dropout,
         "feature_dropout": _dropout,
@@ -440,9 +453,16 @@ _REMEDIES = {
     "log1p": "use log(1 + x)", "isnan": "replace missing values before they are shared",
     "nan_to_num": "replace missing values before they are shared",
     "nll_loss_nd": "use cross_entropy with one-hot targets", "gather": "use one-hot targets of floats",
-    "scatter": "use one-hot targets of floats", "convolution_backward": "train dense layers, or convolutions that are public",
-    "max_pool2d_with_indices_backward": "use average pooling", "native_layer_norm_backward": "normalise before sharing",
+    "scatter": "use one-hot targets of floats",
+    "convolution": "train the dense layers, and leave convolutions frozen in a part that runs in clear",
+    "max_pool2d_with_indices": "train with average pooling", "native_layer_norm": "train without normalisation",
+    "_native_batch_norm_legit_functional": "train without normalisation, or freeze it in evaluation mode",
 }  # fmt: skip
+
+
+def remedy(name: str) -> str:
+    """What to use instead."""
+    return _REMEDIES.get(name, "build it from linear, conv2d, norms, pooling, activations and arithmetic")
 
 
 def packet(operator: str) -> str:
@@ -460,10 +480,7 @@ def check(operator: str, node: str) -> None:
     """Raises `PlanRejected` naming the node, and what to use instead."""
     name = packet(operator)
     if name not in FUNCTIONS and not operator.startswith("int."):
-        raise PlanRejected(
-            f"node {node!r}: {operator} is not supported on shared tensors: "
-            + _REMEDIES.get(name, "build it from linear, conv2d, norms, pooling, activations and arithmetic")
-        )
+        raise PlanRejected(f"node {node!r}: {operator} is not supported on shared tensors: {remedy(name)}")
 
 
 def function(operator: str, public: Function) -> Function:
@@ -475,7 +492,3 @@ def function(operator: str, public: Function) -> Function:
         return FUNCTIONS[packet(operator)](*args, **kwargs)
 
     return call
-
-
-def draft_of(values: Sequence[Any]) -> Draft:
-    return next(value.draft for value in values if isinstance(value, Value))

@@ -6,7 +6,7 @@ values -> words -> shares -> masks, products, openings round by round -> shares 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 
@@ -39,25 +39,36 @@ def evaluate_words(
 ) -> list[Words]:
     """The same on integers as they are, from the whole ring."""
     room = Room(draft, outputs, inputs, entropy=entropy, parties=parties)
+    shares = converse(room.machines, room.corrections())
+    return [join([mine[step] for mine in shares]) for step in room.program.outputs]
+
+
+def converse(
+    machines: Sequence[PartyRun],
+    corrections: Iterable[tuple[int, Correction]],
+    watch: Callable[[int, Broadcast], None] = lambda sender, said: None,
+) -> list[dict[int, Words]]:
+    """Until all have finished: each party's shares of the outputs, by step. `watch` sees what parties say."""
     shares: dict[int, dict[int, Words]] = {}
     queue: deque[tuple[int, Command]] = deque()
 
     def say(party: int, commands: list[Command]) -> None:
         queue.extend((party, command) for command in commands)
 
-    for party, machine in enumerate(room.machines):
+    for party, machine in enumerate(machines):
         say(party, machine.start())
-    for party, correction in room.corrections():
-        say(party, room.machines[party].receive(correction))
+    for party, correction in corrections:
+        say(party, machines[party].receive(correction))
     while queue:
         sender, command = queue.popleft()
         if isinstance(command, Finished):
             shares[sender] = command.outputs
             continue
-        for party, machine in enumerate(room.machines):
+        watch(sender, command)
+        for party, machine in enumerate(machines):
             if party != sender:
                 say(party, machine.receive(Openings(sender, command.round, command.data)))
-    return [join([shares[party][step] for party in range(parties)]) for step in room.program.outputs]
+    return [shares[party] for party in range(len(machines))]
 
 
 class Room:

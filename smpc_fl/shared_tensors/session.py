@@ -6,7 +6,6 @@ out; each run has a name and seeds of its own, so a stored tensor gets a new mas
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Mapping
 from itertools import count
 from typing import Protocol
@@ -15,7 +14,8 @@ from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput
 from smpc_fl.prg import SEED_SIZE
 from smpc_fl.shared_tensors.dealing import deal
-from smpc_fl.shared_tensors.party import Broadcast, Command, Correction, Finished, Openings, PartyRun
+from smpc_fl.shared_tensors.in_process import converse
+from smpc_fl.shared_tensors.party import Broadcast, Correction, PartyRun
 from smpc_fl.shared_tensors.program import Program
 from smpc_fl.shared_tensors.sharing import join, split
 from smpc_fl.shared_tensors.words import Words
@@ -76,28 +76,9 @@ class LocalParties:
     def _run(self, program: Program, given: list[dict[int, Words]]) -> list[dict[int, Words]]:
         run = self._entropy(32)
         seeds = [self._entropy(SEED_SIZE) for _ in self.parties]
-        machines = [PartyRun(program, i, self.parties, run, seeds[i], given[i]) for i in range(len(seeds))]
-        shares: dict[int, dict[int, Words]] = {}
-        queue: deque[tuple[int, Command]] = deque()
-
-        def say(party: int, commands: list[Command]) -> None:
-            queue.extend((party, command) for command in commands)
-
-        for i, machine in enumerate(machines):
-            say(i, machine.start())
-        for step, party, data in deal(program, run, seeds):
-            say(party, machines[party].receive(Correction(step, data)))
-        while queue:
-            sender, command = queue.popleft()
-            match command:
-                case Broadcast(round=round_, data=data):
-                    self._watch(sender, command)
-                    for i, machine in enumerate(machines):
-                        if i != sender:
-                            say(i, machine.receive(Openings(sender, round_, data)))
-                case Finished(outputs=mine):
-                    shares[sender] = mine
-        return [shares[i] for i in range(len(machines))]
+        machines = [PartyRun(program, i, self.parties, run, seeds[i], mine) for i, mine in enumerate(given)]
+        corrections = ((party, Correction(step, data)) for step, party, data in deal(program, run, seeds))
+        return converse(machines, corrections, self._watch)
 
     def _keep(self, shares: list[Words]) -> str:
         name = next(self._names)

@@ -26,13 +26,26 @@ from smpc_fl.shared_tensors.draft import Draft, Value
 from smpc_fl.shared_tensors.functions import shapes
 from smpc_fl.shared_tensors.program import Program
 from smpc_fl.shared_tensors.session import Session
-from smpc_fl.shared_tensors.words import SCALE, Words, decode, encode
+from smpc_fl.shared_tensors.words import SCALE, decode, encode
+
+
+def _swapped(name: str) -> Callable[[Any, Any], Any]:
+    return _binary(name, swapped=True)
+
+
+def _binary(name: str, *, swapped: bool = False) -> Callable[[Any, Any], Any]:
+    def operate(self: Any, other: Any) -> Any:
+        if not isinstance(other, SharedTensor | torch.Tensor | int | float):
+            return NotImplemented
+        return _operate(name, (other, self) if swapped else (self, other), {})
+
+    return operate
 
 
 class SharedTensor:
     """Made by `Desk.share`, and by operations. Its shape is public, its numbers are with nobody."""
 
-    __slots__ = ("__weakref__", "_desk", "_release", "_stored", "_value", "scale", "shape")
+    __slots__ = ("__weakref__", "_desk", "_stored", "_value", "scale", "shape")
 
     def __init__(self, desk: Desk, value: Value | None, stored: str, shape: torch.Size, scale: int) -> None:
         self._desk, self._value, self.shape, self.scale = desk, value, shape, scale
@@ -92,7 +105,9 @@ class SharedTensor:
             "a shared tensor cannot be read or decided upon here: use torch.where, masks and maxima, and get() for a result"
         )
 
-    __int__ = __float__ = __bool__ = __complex__ = __index__ = __array__ = __contains__ = __reduce__ = __reduce_ex__ = _denied
+    __int__ = __float__ = __bool__ = __complex__ = __index__ = __array__ = __contains__ = __reduce__ = __reduce_ex__ = (
+        _denied
+    )
     item = tolist = numpy = _denied
 
     # --- operations ---
@@ -110,28 +125,128 @@ class SharedTensor:
             return _operate("numpy_T" if name == "T" else "transpose", (self,) if name == "T" else (self, -2, -1), {})
         if name.startswith("_") or name not in aten.FUNCTIONS:
             raise AttributeError(f"a SharedTensor has no attribute {name!r}")
+        if name == "where":
+            return lambda condition, other: _operate(name, (condition, self, other), {})
         return lambda *args, **kwargs: _operate(name, (self, *args), kwargs)
 
     def __getitem__(self, key: Any) -> SharedTensor:
         return self._desk.wrap(shapes.index(self._desk.value(self), key))
 
+    def __neg__(self) -> Any:
+        return _operate("neg", (self,), {})
 
-def _binary(name: str, *, swapped: bool = False) -> Callable[[SharedTensor, Any], Any]:
-    def operate(self: SharedTensor, other: Any) -> Any:
-        if not isinstance(other, SharedTensor | torch.Tensor | int | float):
-            return NotImplemented
-        return _operate(name, (other, self) if swapped else (self, other), {})
+    def __abs__(self) -> Any:
+        return _operate("abs", (self,), {})
 
-    return operate
+    __add__, __sub__, __mul__, __truediv__, __matmul__, __pow__ = map(
+        _binary, ("add", "sub", "mul", "div", "matmul", "pow")
+    )
+    __radd__, __rsub__, __rmul__, __rtruediv__, __rmatmul__ = map(_swapped, ("add", "sub", "mul", "div", "matmul"))
+    __lt__, __le__, __gt__, __ge__ = map(_binary, ("lt", "le", "gt", "ge"))
+    __eq__, __ne__ = map(_binary, ("eq", "ne"))
+    __hash__ = object.__hash__
 
 
-for _dunder, _name in {
-    "add": "add", "sub": "sub", "mul": "mul", "truediv": "div", "matmul": "matmul", "pow": "pow",
-    "lt": "lt", "le": "le", "gt": "gt", "ge": "ge", "eq": "eq", "ne": "ne",
-}.items():  # fmt: skip
-    setattr(SharedTensor, f"__{_dunder}__", _binary(_name))
-    if _dunder in ("add", "sub", "mul", "truediv", "matmul"):
-        setattr(SharedTensor, f"__r{_dunder}__", _binary(_name, swapped=True))
-SharedTensor.__neg__ = lambda self: _operate("neg", (self,), {})  # type: ignore[attr-defined]
-SharedTensor.__abs__ = lambda self: _operate("abs", (self,), {})  # type: ignore[attr-defined]
-SharedTensor.__hash__ = object.__hash__  # type: ignore[assignment]
+class Desk:
+    """Where shared tensors of one session are made and computed with."""
+
+    def __init__(self, session: Session) -> None:
+        self.session = session
+        self._draft = Draft()
+        self._drafted: weakref.WeakValueDictionary[int, SharedTensor] = weakref.WeakValueDictionary()
+
+    def share(self, values: torch.Tensor) -> SharedTensor:
+        """The values are rounded to 18 fractional bits, shared among the parties, and kept by nobody. Raises `NotFinite`,
+        `CapacityExceeded`."""
+        name = self.session.store(encode(values))
+        return SharedTensor(self, None, name, values.shape, SCALE)
+
+    def wrap(self, value: Value) -> SharedTensor:
+        tensor = SharedTensor(self, value, "", torch.Size(value.shape), value.scale)
+        self._drafted[id(tensor)] = tensor
+        return tensor
+
+    def value(self, tensor: SharedTensor) -> Value:
+        """Its place in the draft."""
+        if tensor._desk is not self:
+            raise BadInput("shared tensors of two sessions do not mix: share one of them again")
+        if tensor._stored:
+            return self._draft.input(tensor._stored, tensor.shape, tensor.scale)
+        assert tensor._value is not None
+        return tensor._value
+
+    def cost(self, *tensors: SharedTensor) -> Cost:
+        return cost(self._program(tensors), len(self.session.parties))
+
+    def compute(self, *tensors: SharedTensor) -> None:
+        """All that these need, in one program."""
+        drafted = [tensor for tensor in tensors if not tensor._stored]
+        if not drafted:
+            return
+        program = self._program(drafted)
+        names = [str(step.parameters["name"]) for step in program.steps if step.operation == "input"]
+        stored = self.session.run(program, self._draft.public_words(program), {name: name for name in names})
+        for tensor, name in zip(drafted, stored, strict=True):
+            tensor._value, tensor.scale = None, SCALE if tensor.scale > SCALE else tensor.scale
+            tensor._keep(name)
+            self._drafted.pop(id(tensor), None)
+        if not self._drafted:
+            self._draft = Draft()  # nobody asks for its steps any more
+
+    def get(self, tensor: SharedTensor) -> torch.Tensor:
+        self.compute(tensor)
+        return decode(self.session.open(tensor._stored), tensor.scale)
+
+    def _program(self, tensors: Sequence[SharedTensor]) -> Program:
+        values = [self.value(tensor) for tensor in tensors]
+        return self._draft.program(*(self._draft.narrow(value) for value in values))
+
+
+def _operate(name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+    if name == "batch_norm":  # torch.nn.functional's order is not the operator's
+        args = (args[0], *(_named(args, kwargs, *each) for each in _BATCH_NORM))
+        kwargs = {}
+    kwargs = {key: value for key, value in kwargs.items() if key != "_stacklevel" and (value or key not in _SWITCHES)}
+    if name not in aten.FUNCTIONS or any(key in _SWITCHES for key in kwargs):
+        raise BadInput(f"torch.{name} is not supported on shared tensors: {aten.remedy(name)}")
+    desk = _desk([*args, *kwargs.values()])
+    assert desk is not None
+    result = aten.FUNCTIONS[name](*(_unwrapped(desk, arg) for arg in args), **{
+        key: _unwrapped(desk, value) for key, value in kwargs.items()
+    })  # fmt: skip
+    return desk.wrap(result) if isinstance(result, Value) else result
+
+
+_SWITCHES = ("inplace", "return_indices")
+"""Of torch.nn.functional: off, as they are by default, they change nothing."""
+_BATCH_NORM = [
+    (3, "weight", None), (4, "bias", None), (1, "running_mean", None), (2, "running_var", None),
+    (5, "training", False), (6, "momentum", 0.1), (7, "eps", 1e-5),
+]  # fmt: skip
+
+
+def _named(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str, default: Any) -> Any:
+    return args[place] if place < len(args) else kwargs.get(name, default)
+
+
+def _desk(values: Sequence[Any]) -> Desk | None:
+    for value in values:
+        found = value._desk if isinstance(value, SharedTensor) else None
+        if isinstance(value, list | tuple):
+            found = _desk(value)
+        if found is not None:
+            return found
+    return None
+
+
+def _unwrapped(desk: Desk, value: Any) -> Any:
+    if isinstance(value, SharedTensor):
+        return desk.value(value)
+    if isinstance(value, list | tuple):
+        return type(value)(_unwrapped(desk, each) for each in value)
+    return value
+
+
+def _forget(session: Session, name: str) -> None:
+    with contextlib.suppress(Exception):  # in the garbage collector, where an exception could reach nobody
+        session.forget(name)

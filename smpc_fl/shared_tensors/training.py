@@ -25,6 +25,10 @@ from smpc_fl.shared_tensors.words import SCALE
 Loss = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 
 
+_ASSERTION = "_assert_tensor_metadata"
+"""Of types, which torch has checked."""
+
+
 class _WithLoss(nn.Module):
     def __init__(self, net: nn.Module, loss: Loss) -> None:
         super().__init__()
@@ -44,7 +48,6 @@ class Gradients:
     """By placeholder: "x", "y", or the name of a tensor of the network."""
     gradients: Mapping[str, str]
     """By node: the parameter whose gradient it is."""
-    constants: Mapping[str, torch.Tensor]
 
     @classmethod
     def of(cls, net: nn.Module, loss: Loss, x: Sequence[int], y: Sequence[int]) -> Gradients:
@@ -53,8 +56,11 @@ class Gradients:
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of torch's own, about what is experimental there
-            exported = torch.export.export(_WithLoss(net, loss), (torch.zeros(tuple(x)), torch.zeros(tuple(y))))
-            joint = _export_forward_backward(exported)
+            try:
+                exported = torch.export.export(_WithLoss(net, loss), (torch.zeros(tuple(x)), torch.zeros(tuple(y))))
+                joint = _export_forward_backward(exported)
+            except RuntimeError as error:
+                raise PlanRejected(f"torch finds no gradients of this network and loss: {error}") from None
         signature = joint.graph_signature
         named = {**signature.inputs_to_parameters, **signature.inputs_to_buffers}
         inputs = {placeholder: name.removeprefix("net.") for placeholder, name in named.items()}
@@ -62,11 +68,9 @@ class Gradients:
         backward = signature.backward_signature
         assert backward is not None
         gradients = {node: name.removeprefix("net.") for node, name in backward.gradients_to_parameters.items()}
-        made = cls(joint.graph, inputs, gradients, {})
-        for node in made._nodes():
-            if node.op == "call_function":
-                _check(node)
-        return made
+        for node in joint.graph.nodes:
+            _check(node)
+        return cls(joint.graph, inputs, gradients)
 
     def write(self, values: Mapping[str, Value | torch.Tensor]) -> tuple[Value, dict[str, Value]]:
         """(loss, {parameter: gradient}) of the batch "x", "y" and the network's tensors, by name."""
@@ -85,11 +89,10 @@ class Gradients:
         found = {self.gradients[node.name]: known[node] for node in known if node.name in self.gradients}
         return loss, found
 
-    def _nodes(self) -> list[fx.Node]:
-        return [node for node in self.graph.nodes if node.op not in ("placeholder", "output")]
-
     def _call(self, node: fx.Node, args: Any, kwargs: Any, softmaxes: dict[int, tuple[Value, int]]) -> Any:
         name = aten.packet(str(node.target))
+        if name == _ASSERTION:
+            return None
         if not aten.is_shared([*args, *kwargs.values()]):
             return node.target(*args, **kwargs)  # type: ignore[operator]
         try:
@@ -104,10 +107,16 @@ class Gradients:
             raise BadInput(f"node {node.name!r} ({node.target}): {error.message}") from None
 
 
+_LOCAL = {"scalar_tensor", "_log_softmax", _ASSERTION}
+
+
 def _check(node: fx.Node) -> None:
-    if node.target is operator.getitem or aten.packet(str(node.target)) in ("_log_softmax", "scalar_tensor"):
-        return
-    aten.check(str(node.target), node.name)
+    if (
+        node.op == "call_function"
+        and aten.packet(str(node.target)) not in _LOCAL
+        and node.target is not operator.getitem
+    ):
+        aten.check(str(node.target), node.name)
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -142,7 +151,5 @@ class TrainingStep:
             outputs[f"weight {name}"] = draft.narrow(weight, SCALE)
             outputs |= {f"memory {kind} {name}": draft.narrow(value, SCALE) for kind, value in kept.items()}
         if tell_loss:
-            if not isinstance(told, Value):
-                raise PlanRejected("the loss does not depend on anything that is shared")
             outputs["loss"] = draft.narrow(told, SCALE)
         return cls(draft, shapes, outputs)
