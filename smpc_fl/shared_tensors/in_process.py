@@ -14,7 +14,7 @@ from smpc_fl.entropy import Entropy
 from smpc_fl.prg import SEED_SIZE
 from smpc_fl.shared_tensors.dealing import deal
 from smpc_fl.shared_tensors.draft import Draft, Value
-from smpc_fl.shared_tensors.party import Command, Correction, Finished, Openings, PartyRun
+from smpc_fl.shared_tensors.party import Broadcast, Command, Correction, Finished, Openings, PartyRun
 from smpc_fl.shared_tensors.sharing import join, split
 from smpc_fl.shared_tensors.words import Words, decode, encode
 
