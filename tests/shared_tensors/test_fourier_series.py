@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from math import erf, pi
+from math import erf, exp, pi
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from operation_bed import PARTIES, SEEDS, close, outcome, uniform
 
 from smpc_fl.errors import BadInput
+from smpc_fl.shared_tensors import turning
 from smpc_fl.shared_tensors.draft import Draft
 from smpc_fl.shared_tensors.functions import coefficients
 from smpc_fl.shared_tensors.functions.series import Series
@@ -95,6 +96,31 @@ def test_a_series_that_does_not_fit_together_is_refused() -> None:
         x.draft.step("series", x, **{**good, "sines": [-8 << 26]})
     with pytest.raises(BadInput, match="takes a shared value"):
         x.draft.step("series", x.draft.public(torch.zeros(2)), **good)
+
+
+def test_rounded_openings_do_not_fall_off_the_start_of_a_segment() -> None:
+    """Three shares that are each rounded down open one unit below the start of the mask's segment, at the lowest x."""
+    unit, low, width, segments = 1 << 32, -12, 32, 4
+    parameters = {"turn": 1 << 41, "low": low, "width": width, "segments": segments, "dealt": 30, "public": 18}
+    x = [torch.tensor([low << 18]), torch.tensor([0]), torch.tensor([0])]
+    mask = torch.tensor([1 << 62])  # where the second segment starts
+    parts = [torch.tensor([unit * 2 // 5])] * 2
+    masks = [mask - parts[0] - parts[1], *parts]
+    terms = torch.zeros(segments, 1, dtype=torch.int64)
+    terms[1] = 1 << 30
+    runs = [
+        turning.exponential_of(party == 0, turning.Dealt(masks[party], terms * (party == 0)), [x[party]], parameters)
+        for party in range(3)
+    ]
+    openings = [next(run)[0] for run in runs]
+    opened = openings[0].join([openings[1].encode(), openings[2].encode()])
+    assert int(opened) == ((1 << 30) + low * (1 << 32) // width) - 1
+    total = 0
+    for run in runs:
+        with pytest.raises(StopIteration) as end:
+            run.send([opened])
+        total += int(end.value.value)
+    assert abs(total * 2.0**-48 - exp(low)) < 2.0**-18
 
 
 def test_an_exponential_that_cannot_be_is_refused() -> None:
