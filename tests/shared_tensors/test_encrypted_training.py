@@ -93,7 +93,7 @@ def test_adam_is_kingma_and_bas_without_the_correction_of_bias() -> None:
                 assert g is not None
                 mean, square = (0.9 * memory[name][0] + 0.1 * g, 0.99 * memory[name][1] + 0.01 * g * g)
                 memory[name] = mean, square
-                weight -= 0.02 * mean / torch.sqrt(square + 2.0**-16)
+                weight.sub_(0.02 * mean / torch.sqrt(square + 2.0**-16))
     moved = max(
         float((weight - net.get_parameter(name)).detach().abs().max()) for name, weight in clear.named_parameters()
     )
@@ -110,7 +110,9 @@ def test_frozen_parameters_stay_and_nothing_is_said_for_them() -> None:
     assert {name for name in found.step.outputs if "weight" in name} == {"weight 2.weight", "weight 2.bias"}
     assert cost(found.program, 2).online < cost(whole.draft.program(*whole.outputs.values()), 2).online
     after = found.go(1)
-    torch.testing.assert_close(after["weight 0.weight"], net[0].weight.detach().double(), atol=2.0**-18, rtol=0)  # type: ignore[union-attr]
+    torch.testing.assert_close(
+        after["weight 0.weight"], net.get_parameter("0.weight").detach().double(), atol=2.0**-18, rtol=0
+    )
 
 
 def test_without_the_loss_no_logarithm_is_computed() -> None:
@@ -142,7 +144,7 @@ def test_types_that_are_changed_on_the_way_change_nothing() -> None:
 
     after = Encrypted(net, loss, SGD(0.3), parties=2).go(1)
     in_clear(net, loss, torch.optim.SGD(net.parameters(), lr=0.3), 1)
-    torch.testing.assert_close(after["weight 2.bias"], net[2].bias.detach().double(), atol=1e-4, rtol=0)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(after["weight 2.bias"], net.get_parameter("2.bias").detach().double(), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize(
