@@ -184,7 +184,9 @@ class Desk:
         if not drafted:
             return
         program = self._program(drafted)
-        names = [str(step.parameters["name"]) for step in program.steps if step.operation == "input"]
+        names = [
+            str(step.parameters["name"]) for step in program.steps if step.operation == "input"
+        ]  # as they are stored
         stored = self.session.run(program, self._draft.public_words(program), {name: name for name in names})
         for tensor, name in zip(drafted, stored, strict=True):
             tensor._value, tensor.scale = None, SCALE if tensor.scale > SCALE else tensor.scale
@@ -192,6 +194,19 @@ class Desk:
             self._drafted.pop(id(tensor), None)
         if not self._drafted:
             self._draft = Draft()  # nobody asks for its steps any more
+
+    def run(self, program: Program, draft: Draft, inputs: Mapping[str, SharedTensor]) -> list[SharedTensor]:
+        """The outputs of a program that was written in a draft of its own. `inputs`: by name; what the program does not ask
+        for is left."""
+        self.compute(*inputs.values())
+        stored = self.session.run(
+            program, draft.public_words(program), {name: tensor._stored for name, tensor in inputs.items()}
+        )
+        types = [program.steps[output].type for output in program.outputs]
+        return [
+            SharedTensor(self, None, name, torch.Size(type.shape), type.scale)
+            for name, type in zip(stored, types, strict=True)
+        ]
 
     def get(self, tensor: SharedTensor) -> torch.Tensor:
         self.compute(tensor)
