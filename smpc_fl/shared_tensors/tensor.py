@@ -245,13 +245,11 @@ def _named(args: Sequence[Any], kwargs: Mapping[str, Any], place: int, name: str
 
 
 def _desk(values: Sequence[Any]) -> Desk | None:
-    for value in values:
-        found = value._desk if isinstance(value, SharedTensor) else None
-        if isinstance(value, list | tuple):
-            found = _desk(value)
-        if found is not None:
-            return found
-    return None
+    found = (
+        value._desk if isinstance(value, SharedTensor) else _desk(value) if isinstance(value, list | tuple) else None
+        for value in values
+    )
+    return next((desk for desk in found if desk is not None), None)
 
 
 def _unwrapped(desk: Desk, value: Any) -> Any:
