@@ -68,8 +68,7 @@ class Gradients:
         backward = signature.backward_signature
         assert backward is not None
         gradients = {node: name.removeprefix("net.") for node, name in backward.gradients_to_parameters.items()}
-        for node in joint.graph.nodes:
-            _check(node)
+        _check(joint.graph)
         return cls(joint.graph, inputs, gradients)
 
     def write(self, values: Mapping[str, Value | torch.Tensor]) -> tuple[Value, dict[str, Value]]:
@@ -90,7 +89,7 @@ class Gradients:
         return loss, found
 
     def _call(self, node: fx.Node, args: Any, kwargs: Any, softmaxes: dict[int, tuple[Value, int]]) -> Any:
-        name = aten.packet(str(node.target))
+        name = _name(node)
         if name == _ASSERTION:
             return None
         if not aten.is_shared([*args, *kwargs.values()]):
@@ -107,16 +106,21 @@ class Gradients:
             raise BadInput(f"node {node.name!r} ({node.target}): {error.message}") from None
 
 
-_LOCAL = {"scalar_tensor", "_log_softmax", _ASSERTION}
+_LOCAL = {"_log_softmax", _ASSERTION}
 
 
-def _check(node: fx.Node) -> None:
-    if (
-        node.op == "call_function"
-        and aten.packet(str(node.target)) not in _LOCAL
-        and node.target is not operator.getitem
-    ):
-        aten.check(str(node.target), node.name)
+def _check(graph: fx.Graph) -> None:
+    """What depends on nothing that is given is computed by torch, whatever it is."""
+    given: set[fx.Node] = set()
+    for node in graph.nodes:
+        if node.op == "placeholder" or not given.isdisjoint(node.all_input_nodes):
+            given.add(node)
+            if node.op == "call_function" and node.target is not operator.getitem and _name(node) not in _LOCAL:
+                aten.check(str(node.target), node.name)
+
+
+def _name(node: fx.Node) -> str:
+    return aten.packet(str(node.target))
 
 
 @dataclass(frozen=True, eq=False, repr=False)

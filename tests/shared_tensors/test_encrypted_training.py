@@ -58,7 +58,11 @@ def in_clear(net: nn.Module, loss: Loss, optimizer: torch.optim.Optimizer, steps
 
 @pytest.mark.parametrize("parties", [2, 3])
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
-@pytest.mark.parametrize("loss", [F.mse_loss, F.cross_entropy], ids=["mse", "cross-entropy"])
+@pytest.mark.parametrize(
+    "loss",
+    [F.mse_loss, F.cross_entropy, F.binary_cross_entropy_with_logits],
+    ids=["mse", "cross-entropy", "binary cross-entropy"],
+)
 def test_steps_are_those_of_torch(loss: Loss, momentum: float, parties: int) -> None:
     net = network()
     found = Encrypted(net, loss, SGD(0.3, momentum), parties=parties)

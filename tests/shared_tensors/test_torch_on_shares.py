@@ -40,7 +40,7 @@ CASES: dict[str, Case] = {
     "mixed with public tensors": lambda x, y: x * torch.ones(6) + torch.ones(4, 1) * y - torch.full((6,), 0.5),
     "public first": lambda x, y: torch.ones(2, 4, dtype=torch.float64) @ x,
     "powers": lambda x, y: x**3 + torch.square(x) + x.pow(2) + y**-1 + y**0.5 + y**-0.5 + x**1,
-    "roots": lambda x, y: torch.sqrt(y) + torch.rsqrt(y) + torch.reciprocal(y) + torch.log(y) + torch.exp(x),
+    "roots": lambda x, y: torch.sqrt(y) + torch.rsqrt(y) + torch.reciprocal(y) + torch.log(y) + torch.log1p(y) + torch.exp(x),
     "order": lambda x, y: torch.maximum(x, y - 1) + torch.minimum(x, y) + torch.abs(x) + abs(-x) + torch.sign(x),
     "order with public": lambda x, y: torch.maximum(torch.zeros(6), x) + torch.minimum(x, torch.ones(4, 6)),
     "comparisons": lambda x, y: (x < y) * 1 + (x > 0.5) * 2 + (x <= 0) * 4 + (x >= y) * 8 + (x == y) * 16 + (x != y) * 32,
