@@ -1,10 +1,12 @@
 """The aggregator process: one `AggregatorRound` for each (run, round, attempt), rebuilt from the journal at start.
 
-Imports neither torch nor syft: it adds integers.
+Imports neither torch nor syft: it adds integers. One that computes on shared tensors as well (`computing.py`) loads torch.
 """
 
 from __future__ import annotations
 
+import asyncio
+import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -13,8 +15,11 @@ import msgspec
 import structlog
 
 from smpc_fl.errors import MalformedMessage, ManifestRefused, SmpcError, WrongRole
+from smpc_fl.nodes.computing import Computing, computing_peers
 from smpc_fl.nodes.home.config import AggregatorConfig
-from smpc_fl.nodes.net import web
+from smpc_fl.nodes.net import sizes, web
+from smpc_fl.nodes.net.attachment import Sink
+from smpc_fl.nodes.net.dialer import Dialer
 from smpc_fl.nodes.net.link import Link
 from smpc_fl.nodes.node import Node, run_node
 from smpc_fl.nodes.parallel import over_cores
@@ -24,9 +29,13 @@ from smpc_fl.protocols.aggregator import AggregatorRound
 from smpc_fl.protocols.aggregator_states import ENDED
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Received
+from smpc_fl.protocols.computing import ComputingRules
+from smpc_fl.protocols.computing_party import ComputingParty
+from smpc_fl.protocols.computing_tensors import Tensors
 from smpc_fl.protocols.manifest import Rules, manifest_hash
 from smpc_fl.protocols.messages import (
     AbortRequest,
+    ForgetTensors,
     Manifest,
     ManifestOffer,
     Message,
@@ -43,6 +52,10 @@ log = structlog.get_logger()
 Key = tuple[bytes, int, int]
 MAX_OPEN_ROUNDS = 256
 """Attempts whose secrets this aggregator keeps at a time; a coordinator that asks for more is refused."""
+LITTLE = 0.05
+"""Messages that one of another party of a run counts for: rounds follow one another as fast as the network allows."""
+LEASE = 600.0
+"""Seconds that a researcher's tensors are kept while it is away."""
 _KEPT = 16
 """Attempts in memory from which on those that have ended are forgotten there."""
 _RECENT = 64
@@ -59,6 +72,10 @@ class Aggregator(Node):
         self._rounds: dict[Key, RoundShell] = {}
         self._by_manifest: dict[bytes, Key] = {}
         self._uploads = Uploads(config.policy.upload_memory << 20, self.limits)
+        self._dialers: dict[str, Dialer] = {}
+        self._tensors = Tensors(config.computing.tensors << 20)
+        self._computing = Computing(self, self._party_of)
+        self._forgetting: dict[str, asyncio.TimerHandle] = {}
         self._releases = Releases(lambda computation: load_records(self.journal, ledger_stream(computation)))
 
     async def open(self) -> None:
@@ -69,9 +86,28 @@ class Aggregator(Node):
         for stream in self.journal.streams("round/", without=_ENDS):
             run, round_number, attempt = stream.split("/")[1:]
             await self._begin((bytes.fromhex(run), int(round_number), int(attempt)))
-        self.server = await web.listen(self, self.config, self._status, roles={"owner", "coordinator"})
+        roles = {"owner", "coordinator"}
+        if self.config.computing.providers:
+            importlib.import_module("smpc_fl.shared_tensors.party")  # torch, which takes its time: before the first run
+            roles |= {"aggregator", "researcher"}
+            await self.roster_changed()
+        self.server = await web.listen(self, self.config, self._status, roles=roles)
+
+    async def roster_changed(self) -> None:
+        """Keep a connection to everybody with whom this aggregator computes."""
+        wanted = {member.id: member.address for member in computing_peers(self.config, self.members.current)}
+        for id_ in [id_ for id_ in self._dialers if id_ not in wanted]:
+            await self._dialers.pop(id_).stop()
+        for id_, address in wanted.items():
+            if id_ not in self._dialers:
+                self._dialers[id_] = web.dial(self.config, self.me, id_, address, self.converse)
 
     async def stop(self) -> None:
+        for dialer in self._dialers.values():
+            await dialer.stop()
+        self._computing.close()
+        for timer in self._forgetting.values():
+            timer.cancel()
         if hasattr(self, "server"):
             await self.server.close()
         for shell in self._rounds.values():
@@ -81,8 +117,35 @@ class Aggregator(Node):
     def _status(self) -> dict[str, Any]:
         return {"rounds": len(self._rounds), "connected": len(self.peers)}
 
-    async def open_sink(self, link: Link, signed: Signed, size: int) -> Upload:
+    # --- shared tensors ---
+
+    def _party_of(self, run: bytes, researcher: str) -> ComputingParty:
+        policy = self.config.computing
+        rules = ComputingRules(frozenset(policy.providers), policy.program << 20)
+        return ComputingParty(self.party, rules, run, researcher, self._tensors, self.entropy)
+
+    def price(self, link: Link, signed: Signed, attachment: object) -> float:
+        return LITTLE if link.role in ("aggregator", "provider") else super().price(link, signed, attachment)
+
+    def _link_up(self, link: Link) -> None:
+        self._computing.linked(link.peer)
+        if (timer := self._forgetting.pop(link.peer, None)) is not None:
+            timer.cancel()
+        super()._link_up(link)
+
+    def _link_down(self, link: Link) -> None:
+        self._computing.lost(link.peer)
+        if link.role == "researcher":
+            forget = asyncio.get_running_loop().call_later(LEASE, self._tensors.forget_all, link.peer)
+            self._forgetting[link.peer] = forget
+        super()._link_down(link)
+
+    # --- rounds ---
+
+    async def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
         """Room for an owner's vector, once there is some, if its report is in order: before a byte of it has come."""
+        if sizes.type_of(signed.body) in sizes.COMPUTING:
+            return await self._computing.open_sink(link, self._verified(link, signed), size)
         message = verify(signed, self.members.key_of(link.peer), federation=self.members.federation)
         if not isinstance(message, VectorReport):
             raise MalformedMessage("nothing but a vector report comes with so much attached", peer=link.peer)
@@ -99,6 +162,16 @@ class Aggregator(Node):
         return upload
 
     async def handle(self, link: Link, event: Received) -> None:
+        if link.role in ("researcher", "provider", "aggregator"):
+            match event.message:
+                case ForgetTensors(tensors=tensors):
+                    for ref in tensors:
+                        self._tensors.forget(ref, link.peer)
+                case Refusal() as refusal:
+                    log.warning("refusal", peer=link.peer, error=refusal.code, message=refusal.text)
+                case _:
+                    await self._computing.handle(link, event)
+            return
         upload = event.attachment
         if isinstance(upload, Upload):
             event = replace(event, attachment=upload.opener)

@@ -26,6 +26,7 @@ from smpc_fl.protocols.messages import Status
 if TYPE_CHECKING:
     import torch
 
+    from smpc_fl.nodes.shared_session import SharedSession
     from smpc_fl.plans.plan import Plan
     from smpc_fl.plans.update_plan import UpdatePlan
     from smpc_fl.pointers.pointer import PointerTensor
@@ -138,6 +139,17 @@ class Federation:
 
     def _waits(self, sentence: str) -> None:
         self.on_waiting(sentence)
+
+    # --- shared tensors ---
+
+    def shared_tensors(
+        self, *, parties: Sequence[str] | None = None, provider: str | None = None, deadline: float = 60.0
+    ) -> SharedSession:
+        """A session that computes on tensors which nobody sees: `parties` (all aggregators, if nothing is said) hold shares,
+        `provider` deals randomness. `deadline`: seconds that a run may take."""
+        from smpc_fl.nodes.shared_session import SharedSession
+
+        return SharedSession(self._channel, parties or self.aggregators, provider, deadline)
 
     # --- the Session that pointers call ---
 

@@ -30,12 +30,14 @@ from smpc_fl.nodes.client import Federation
 from smpc_fl.nodes.home.config import (
     AggregatorConfig,
     AggregatorPolicy,
+    ComputingPolicy,
     CoordinatorConfig,
     CoordinatorPolicy,
     DatasetConfig,
     NodeConfig,
     OwnerConfig,
     OwnerPolicy,
+    ProviderConfig,
     ResearcherConfig,
     load,
     to_toml,
@@ -45,7 +47,7 @@ from smpc_fl.nodes.home.keys import load_key, make_key
 from smpc_fl.protocols.manifest import Protection
 from smpc_fl.roster import Member, MemberId, Role, Roster, sign_roster
 
-COORDINATOR, RESEARCHER = "coordinator", "researcher"
+COORDINATOR, RESEARCHER, PROVIDER = "coordinator", "researcher", "provider"
 START_TIMEOUT = 180.0
 """Seconds until all nodes must be connected; owners import syft, which takes its time on a loaded machine."""
 
@@ -61,7 +63,8 @@ class LocalFederation(Federation):
     need. `round_deadline`: seconds until a round closes without those that are missing. `approve`: "auto" sends every job
     through the owners' real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or
     "own". `home`: a folder for the nodes' state, which is kept; without it, a temporary one, which is removed.
-    `extensions`: Python files that every node runs at its start, with strategies of your own.
+    `extensions`: Python files that every node runs at its start, with strategies of your own. `provider`: with a crypto provider, so
+    that the aggregators compute on shared tensors (`shared_tensors`); then there need be no owners.
 
     A process that dies is started again. None is left behind when the block ends, also by Ctrl-C or an exception."""
 
@@ -79,11 +82,12 @@ class LocalFederation(Federation):
         home: str | os.PathLike[str] | None = None,
         attempts: int = 3,
         extensions: Sequence[str | os.PathLike[str]] = (),
+        provider: bool = False,
     ) -> None:
         if aggregators is None:
             aggregators = 3 if protection == "shares" else 1
         _check_protection(protection, aggregators)
-        if len(owners) < k_min:
+        if len(owners) < k_min and (owners or not provider):  # without owners there are no sums, only shared tensors
             raise CohortTooSmall(f"{len(owners)} owners are fewer than k_min = {k_min}: add owners, or lower k_min")
         _check_ids(owners)
         self._temporary = home is None
@@ -92,7 +96,7 @@ class LocalFederation(Federation):
         self._closed = False
         try:
             names = [f"aggregator-{i}" for i in range(1, aggregators + 1)]
-            listeners = {id_: _listener() for id_ in (COORDINATOR, *names)}
+            listeners = {id_: _listener() for id_ in (COORDINATOR, *names, *([PROVIDER] if provider else []))}
             self._configs = self._write(
                 owners, listeners, k_min=k_min, ring_bits=ring_bits, round_deadline=round_deadline, approve=approve,
                 ledger=ledger, attempts=attempts, protection=protection,
@@ -119,8 +123,10 @@ class LocalFederation(Federation):
         round_deadline: float, approve: Any, ledger: Any, attempts: int, protection: Protection, extensions: tuple[Path, ...],
     ) -> dict[str, Path]:  # fmt: skip
         """Keys, roster and configs of everybody; the configs' paths by id."""
-        aggregators = tuple(id_ for id_ in listeners if id_ != COORDINATOR)
+        aggregators = tuple(id_ for id_ in listeners if id_ not in (COORDINATOR, PROVIDER))
         self._roles: dict[str, Role] = {COORDINATOR: "coordinator"}
+        if PROVIDER in listeners:
+            self._roles[PROVIDER] = "provider"
         self._roles.update(dict.fromkeys(aggregators, "aggregator"))
         self._roles.update(dict.fromkeys(owners, "owner"))
         everybody: dict[str, Role] = self._roles | {RESEARCHER: "researcher"}
@@ -152,7 +158,10 @@ class LocalFederation(Federation):
                         **common,
                         listen=_address(listeners[id_]),
                         policy=AggregatorPolicy(k_min=k_min, protection=protection),
+                        computing=ComputingPolicy(providers=tuple({PROVIDER} & set(listeners))),
                     )
+                case "provider":
+                    config = ProviderConfig(**common, listen=_address(listeners[id_]))
                 case "owner":
                     config = OwnerConfig(
                         **common,
@@ -272,7 +281,7 @@ def _check_ids(owners: Iterable[str]) -> None:
             raise BadInput(
                 f"{id_!r} cannot be an owner's id: letters and digits, then also . _ @ and -, 64 at most"
             ) from None
-        if id_ in (COORDINATOR, RESEARCHER, "logs", "roster") or id_.startswith("aggregator-"):
+        if id_ in (COORDINATOR, RESEARCHER, PROVIDER, "logs", "roster") or id_.startswith("aggregator-"):
             raise BadInput(f"{id_!r} cannot be an owner's id here: another part of a local federation has it")
 
 

@@ -33,7 +33,7 @@ from smpc_fl.nodes import faults
 from smpc_fl.nodes.extensions import load_extensions
 from smpc_fl.nodes.hardening import harden_node
 from smpc_fl.nodes.home import files
-from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, OwnerConfig, ResearcherConfig
+from smpc_fl.nodes.home.config import NodeConfig
 from smpc_fl.nodes.home.journal import Journal
 from smpc_fl.nodes.home.membership import LiveMembership
 from smpc_fl.nodes.logs import configure
@@ -67,7 +67,7 @@ class Node:
     role = ""
     entropy: Entropy = staticmethod(os.urandom)
 
-    def __init__(self, config: OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig) -> None:
+    def __init__(self, config: NodeConfig) -> None:
         load_extensions(config.extensions)
         self.home: Path = files.private_folder(config.home)
         files.refuse_links(self.home)
@@ -171,13 +171,17 @@ class Node:
     async def _in_time(self, link: Link, signed: Signed, attachment: memoryview | Sink | None) -> None:
         """Wait before a message of a peer that says too much is looked at: it is read more slowly, and nobody else is."""
         pace = self.paces.of(link.peer)
-        pace.spend(cost_of(signed, attachment))
+        pace.spend(self.price(link, signed, attachment))
         if pace.owed <= 0.0:
             return
         if pace.tell():
             self._cut_off(link, LimitExceeded("it says too much: it is read more slowly from now on", peer=link.peer))
             await self.tell(link.peer, Refusal(LimitExceeded.__name__, "too many messages: they are read more slowly"))
         await asyncio.sleep(min(pace.owed, MOST_PATIENCE))
+
+    def price(self, link: Link, signed: Signed, attachment: object) -> float:
+        """How many messages this one counts for."""
+        return cost_of(signed, attachment)
 
     async def open_sink(self, link: Link, signed: Signed, size: int) -> Sink | None:
         """Where a long attachment goes (`net.attachment.Accept`): into memory, once there is some."""

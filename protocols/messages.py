@@ -17,6 +17,12 @@ Who says what:
     researcher -> coordinator  StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest
     coordinator -> researcher  RunState, RoundResult, Status
     researcher <-> owner       Relay around a signed Command or Answer: the coordinator carries it and cannot change it
+    researcher -> aggregator   ComputingKeyRequest, TensorShare, ForgetTensors, ComputationOffer, ComputationFailed
+    aggregator -> researcher   ComputingKey, TensorHeld, ComputationDone, ComputationFailed
+    researcher -> provider     ComputingKeyRequest, ComputationOffer, ComputationFailed
+    provider -> researcher     ComputingKey, ComputationFailed
+    provider -> aggregator     Dealt, ComputationFailed
+    aggregator -> aggregator   Openings, ComputationFailed (also to the provider)
 """
 
 from __future__ import annotations
@@ -450,6 +456,108 @@ class Answer(Message, frozen=True):
     sealed: Annotated[bytes, Meta(max_length=1 << 25)]
 
 
+# --- shared tensors -----------------------------------------------------------------------------------------------
+
+
+class ComputingKeyRequest(Message, frozen=True):
+    """A researcher is about to share a tensor, or to have a program run, under this id."""
+
+    run: Id128
+
+
+class ComputingKey(Message, frozen=True):
+    """A party's or the crypto provider's X25519 key for one run; given once for an id, and gone with the process."""
+
+    run: Id128
+    public: Key
+
+
+class TensorRef(msgspec.Struct, frozen=True, forbid_unknown_fields=True, order=True):
+    """The tensor that was shared under an id (output 0), or an output that a run has left with the parties."""
+
+    run: Id128
+    output: Count
+
+
+class TensorShare(Message, frozen=True):
+    """A researcher's own tensor, for one of the `parties`, of which number run mod m gets the words, the others a seed.
+    Attached: that, sealed under the researcher's key `ephemeral` and the party's."""
+
+    run: Id128
+    parties: Annotated[list[Id], Meta(min_length=2, max_length=64)]
+    shape: Annotated[list[Count], Meta(max_length=32)]
+    scale: Annotated[int, Meta(ge=0, le=63)]
+    ephemeral: Key
+
+
+class TensorHeld(Message, frozen=True):
+    """A party holds its share of a tensor, in memory, until it is to forget it or the researcher stays away."""
+
+    run: Id128
+
+
+class ForgetTensors(Message, frozen=True):
+    tensors: Annotated[list[TensorRef], Meta(max_length=4096)]
+
+
+class Computation(Message, frozen=True):
+    """All that one run of a program is about; signed by the researcher, checked by everybody (`computing.py`).
+
+    `program`: its digest. `parties`, `provider`: their signed `ComputingKey` envelopes, the parties' sorted by id. `inputs`:
+    the tensors that its inputs read, in the order of its steps. `revealed`: numbers of the outputs that are opened, to the
+    researcher alone, under its key `key`; all outputs stay with the parties as new tensors. `deadline`: seconds since 1970."""
+
+    version: int
+    federation: Hash
+    roster_hash: Hash
+    run: Id128
+    program: Hash
+    parties: Annotated[list[Signed], Meta(min_length=2, max_length=64)]
+    provider: Signed
+    key: Key
+    inputs: Annotated[list[TensorRef], Meta(max_length=1 << 16)]
+    revealed: Annotated[list[Count], Meta(max_length=1 << 12)]
+    deadline: float
+
+
+class ComputationOffer(Message, frozen=True):
+    """`computation`: the researcher's signed envelope around a `Computation`; `program`: the bytes that its digest names.
+    Attached: the words of the program's public values, in the order of its steps."""
+
+    computation: Signed
+    program: Large
+
+
+class Openings(Message, frozen=True):
+    """From party to party, what is opened in a round. Attached: sealed between the two."""
+
+    run: Id128
+    round: Count
+
+
+class Dealt(Message, frozen=True):
+    """From the crypto provider to a party. Attached, sealed: its seed (number 0), then its corrections, part by part."""
+
+    run: Id128
+    number: Count
+
+
+class ComputationDone(Message, frozen=True):
+    """A party holds its shares of all outputs. Attached: those of the outputs to be revealed, sealed to the researcher."""
+
+    run: Id128
+
+
+class ComputationFailed(Message, frozen=True):
+    """This run is over for the sender, without an output. `member`: at whom it failed, or empty; `code` and `text` as in a
+    `Refusal`."""
+
+    run: Id128
+    code: Name
+    text: Text
+    member: Annotated[str, Meta(max_length=64, pattern=r"^[A-Za-z0-9_.@-]*\Z")] = ""
+
+
 MESSAGES = (
     Hello | Proof | Refusal | RosterOffer | PrekeyRequest | Prekey | Manifest | ManifestOffer | Endorsement | RoundOffer
     | RoundClosed | SeedReport | VectorReport | Receipt | Reported | FreezeRequest | FrozenList | FrozenLists | Vote
@@ -457,4 +565,6 @@ MESSAGES = (
     | JobOffer | JobAnswer | StartRun | Subscribe
     | CancelRun | ResumeRun | RunState
     | RoundResult | StatusRequest | Status | Relay | Command | Answer
+    | ComputingKeyRequest | ComputingKey | TensorShare | TensorHeld | ForgetTensors | Computation | ComputationOffer
+    | Openings | Dealt | ComputationDone | ComputationFailed
 )  # fmt: skip

@@ -19,6 +19,7 @@
     │   ├── CohortTooSmall          fewer owners than k_min
     │   ├── AggregatorsNotPinned    a manifest names aggregators that this owner has not pinned
     │   ├── ManifestRefused         a manifest breaks another of this node's rules
+    │   ├── ComputationRefused      a computation on shared tensors breaks another of this node's rules
     │   ├── ReportTooLate           a report after the list was frozen
     │   ├── RolledBack              this node was restored from an older copy of its disk: a peer remembers more
     │   ├── ModelMismatch           the model is not the one whose digest the manifest carries
@@ -114,6 +115,9 @@ class AggregatorsNotPinned(Refused): ...
 
 
 class ManifestRefused(Refused): ...
+
+
+class ComputationRefused(Refused): ...
 
 
 class ReportTooLate(Refused): ...

@@ -33,9 +33,9 @@ from smpc_fl.errors import (
 from smpc_fl.hashing import digest
 from smpc_fl.identity import Identity, OverlappingIdentity, PublicIdentity
 
-Role: TypeAlias = Literal["owner", "aggregator", "coordinator", "researcher"]
-ROLES: tuple[Role, ...] = ("owner", "aggregator", "coordinator", "researcher")
-LISTENERS: frozenset[Role] = frozenset({"aggregator", "coordinator"})
+Role: TypeAlias = Literal["owner", "aggregator", "coordinator", "researcher", "provider"]
+ROLES: tuple[Role, ...] = ("owner", "aggregator", "coordinator", "researcher", "provider")
+LISTENERS: frozenset[Role] = frozenset({"aggregator", "coordinator", "provider"})
 """Roles that others dial, and whose members therefore have an address."""
 
 MAX_MEMBERS = 1 << 15
@@ -346,6 +346,11 @@ class Membership:
     @property
     def aggregators(self) -> tuple[Member, ...]:
         return tuple(member for member in self.members if member.role == "aggregator")
+
+    @property
+    def providers(self) -> tuple[Member, ...]:
+        """Crypto providers: they deal randomness for shared tensors, and are nothing else."""
+        return tuple(member for member in self.members if member.role == "provider")
 
     @property
     def coordinator(self) -> Member:

@@ -11,7 +11,15 @@ from pathlib import Path
 from typing import ParamSpec
 
 from smpc_fl.errors import ConfigInvalid, SmpcError
-from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig, OwnerConfig, ResearcherConfig
+from smpc_fl.nodes.computing import computing_peers
+from smpc_fl.nodes.home.config import (
+    AggregatorConfig,
+    CoordinatorConfig,
+    NodeConfig,
+    OwnerConfig,
+    ProviderConfig,
+    ResearcherConfig,
+)
 from smpc_fl.nodes.home.files import private_folder
 from smpc_fl.nodes.home.keys import KeyRing, load_key
 from smpc_fl.nodes.home.membership import LiveMembership
@@ -91,6 +99,11 @@ def _peers(config: NodeConfig, membership: Membership) -> Iterator[Finding]:
     if isinstance(config, OwnerConfig):
         for id in config.policy.aggregators:
             yield _try(_pinned, membership, id)
+    if isinstance(config, AggregatorConfig):
+        for id in config.computing.providers:
+            yield _try(_known_provider, membership, id)
+    if isinstance(config, ProviderConfig):
+        return  # it has nothing to do with rounds
     k_min = config.k_min if isinstance(config, ResearcherConfig) else config.policy.k_min
     owners = len(membership.owners)
     enough = owners >= k_min
@@ -115,8 +128,14 @@ def _pinned(membership: Membership, id: str) -> str:
     return f"pinned aggregator {id} is in the roster"
 
 
+def _known_provider(membership: Membership, id: str) -> str:
+    membership.key_of(id, "provider")
+    return f"crypto provider {id} is in the roster"
+
+
 def _dialled(config: NodeConfig, membership: Membership) -> list[Member]:
-    """The listeners that this node dials: an owner all, a coordinator the aggregators, a researcher the coordinator."""
+    """The listeners that this node dials: an owner all, a coordinator the aggregators, a researcher the coordinator,
+    an aggregator that computes the providers and the aggregators behind it."""
     listeners = list(membership.roster.of_role("coordinator")) + list(membership.aggregators)
     match config:
         case OwnerConfig():
@@ -127,6 +146,8 @@ def _dialled(config: NodeConfig, membership: Membership) -> list[Member]:
         case ResearcherConfig():
             return [member for member in listeners if member.role == "coordinator"]
         case AggregatorConfig():
+            return computing_peers(config, membership)
+        case ProviderConfig():
             return []
 
 

@@ -18,6 +18,7 @@ from smpc_fl.nodes.home.config import (
     NodeConfig,
     OwnerConfig,
     OwnerPolicy,
+    ProviderConfig,
     ResearcherConfig,
     Tls,
     to_toml,
@@ -26,7 +27,7 @@ from smpc_fl.nodes.home.files import write_new
 from smpc_fl.nodes.home.keys import read_public
 from smpc_fl.nodes.home.toml_text import struct_to_toml
 from smpc_fl.nodes.net.addresses import PLAINTEXT_WORDS
-from smpc_fl.roster import MemberId
+from smpc_fl.roster import LISTENERS, MemberId
 
 FILE = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, file_okay=False)
@@ -37,6 +38,7 @@ PURPOSES = {
     "aggregator": "An aggregator: listens, adds shares that it cannot read, releases one partial sum a round.",
     "coordinator": "The coordinator: listens, drives rounds, sees only what all aggregators have released.",
     "researcher": 'A researcher\'s view of the federation: for sf.connect("{file}"), smpc-fl run, status and up.',
+    "provider": "A crypto provider: listens, deals randomness for shared tensors, sees no share of any data.",
 }
 
 
@@ -50,7 +52,9 @@ PURPOSES = {
 @click.option("--home", type=FOLDER, help="Folder for the node's state [ID-home].")
 @click.option("--tls", "tls_folder", type=FOLDER, help="Folder with ca.pem and, for listeners, ID.pem and ID.key.")
 @click.option("--plaintext", is_flag=True, help=f"Write: {PLAINTEXT_WORDS}.")
-@click.option("--listen", metavar="HOST:PORT", help="Where an aggregator or the coordinator listens.")
+@click.option(
+    "--listen", metavar="HOST:PORT", help="Where an aggregator, the coordinator or a crypto provider listens."
+)
 @click.option(
     "--aggregator", "aggregators", multiple=True, metavar="ID", help="An aggregator that an owner pins; repeat."
 )
@@ -90,7 +94,7 @@ def init(
     tls = Tls()
     if tls_folder is not None:
         tls = Tls(ca=place(tls_folder / "ca.pem"))
-        if role in ("aggregator", "coordinator"):
+        if role in LISTENERS:
             shown, secret = place(tls_folder / f"{node_id}.pem"), place(tls_folder / f"{node_id}.key")
             tls = Tls(ca=tls.ca, certificate=shown, key=secret)
     common: dict[str, Any] = {
@@ -117,7 +121,7 @@ def _config(
     ledger: Literal["syft", "own"],
     nodes: tuple[Path, ...],
 ) -> NodeConfig:
-    if listen is not None and role not in ("aggregator", "coordinator"):
+    if listen is not None and role not in LISTENERS:
         raise ConfigInvalid(f"--listen: a node of role {role} only dials out")
     if aggregators and role != "owner":
         raise ConfigInvalid("--aggregator: it is owners who pin aggregators")
@@ -131,6 +135,8 @@ def _config(
             return AggregatorConfig(**common, listen=listen or "127.0.0.1:8444")
         case "coordinator":
             return CoordinatorConfig(**common, listen=listen or "127.0.0.1:8443")
+        case "provider":
+            return ProviderConfig(**common, listen=listen or "127.0.0.1:8445")
         case _:
             return ResearcherConfig(**common, nodes=nodes)
 

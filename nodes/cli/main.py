@@ -58,6 +58,7 @@ COMMANDS = {
     "owner": Entry(RUN, "smpc_fl.nodes.cli.nodes", "owner", "Run a data owner's node."),
     "aggregator": Entry(RUN, "smpc_fl.nodes.cli.nodes", "aggregator", "Run an aggregator."),
     "coordinator": Entry(RUN, "smpc_fl.nodes.cli.nodes", "coordinator", "Run the coordinator."),
+    "provider": Entry(RUN, "smpc_fl.nodes.cli.nodes", "provider", "Run a crypto provider, for shared tensors."),
     "backup": Entry(RUN, "smpc_fl.nodes.cli.backup", "backup", "Copy what a node must not lose."),
     "restore": Entry(RUN, "smpc_fl.nodes.cli.backup", "restore", "Put such a copy in a lost home's place."),
     "up": Entry(RUN, "smpc_fl.nodes.cli.nodes", "up", "Run all nodes on this machine, until Ctrl-C."),

@@ -1,4 +1,4 @@
-"""`smpc-fl owner`, `aggregator`, `coordinator`, `up`, `run`, `status`, `demo`: thin doors to the modules that do it."""
+"""`smpc-fl owner`, `aggregator`, `coordinator`, `provider`, `up`, `run`, `status`, `demo`: thin doors to what does it."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from smpc_fl.nodes.home.config import (
     CoordinatorConfig,
     NodeConfig,
     OwnerConfig,
+    ProviderConfig,
     ResearcherConfig,
     load,
     load_any,
@@ -106,6 +107,20 @@ def coordinator(config: Path, check: bool, listen_fd: int | None, with_parent: b
         report(loaded)
     else:
         _call("smpc_fl.nodes.coordinator", "main", loaded, listen_fd=listen_fd, with_parent=with_parent)
+
+
+@click.command()
+@CONFIG
+@CHECK
+@LISTEN_FD
+@WITH_PARENT
+def provider(config: Path, check: bool, listen_fd: int | None, with_parent: bool) -> None:
+    """Run a crypto provider, which deals randomness for shared tensors. Its operator is nobody else in the federation."""
+    loaded = load(config, ProviderConfig)
+    if check:
+        report(loaded)
+    else:
+        _call("smpc_fl.nodes.provider", "main", loaded, listen_fd=listen_fd, with_parent=with_parent)
 
 
 @click.command()

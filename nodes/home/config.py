@@ -252,11 +252,45 @@ class AggregatorPolicy(_Table, frozen=True, kw_only=True):
     ] = 0.0
 
 
+Mebibytes = Annotated[int, Meta(ge=1, le=1 << 20)]
+
+
+class ComputingPolicy(_Table, frozen=True, kw_only=True):
+    """Whether, and how much, an aggregator computes on shared tensors."""
+
+    providers: Annotated[
+        tuple[Id, ...],
+        Meta(
+            max_length=64,
+            description="Crypto providers that this aggregator trusts not to collude with anybody, by id. Without one it "
+            "computes nothing.",
+        ),
+    ] = ()
+    tensors: Annotated[Mebibytes, Meta(description="MiB for the shares of all tensors together.")] = 4096
+    program: Annotated[
+        Mebibytes, Meta(description="MiB of all the values that one program may make, and of what is dealt for it.")
+    ] = 8192
+
+
 class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
     """An aggregator: listens, adds shares, releases one partial sum a round."""
 
     listen: Annotated[str, Meta(description='Where to listen: "host:port", "[::]:8443" for every address.')]
     policy: Annotated[AggregatorPolicy, Meta(description="What this aggregator insists on.")] = AggregatorPolicy()
+    computing: Annotated[ComputingPolicy, Meta(description="Computing on shared tensors.")] = ComputingPolicy()
+
+
+class ProviderPolicy(_Table, frozen=True, kw_only=True):
+    program: Annotated[
+        Mebibytes, Meta(description="MiB of all the values that one program may make, and of what is dealt for it.")
+    ] = 8192
+
+
+class ProviderConfig(_Node, frozen=True, kw_only=True, tag="provider"):
+    """A crypto provider: listens, deals randomness for shared tensors, never sees data."""
+
+    listen: Annotated[str, Meta(description='Where to listen: "host:port", "[::]:8443" for every address.')]
+    policy: Annotated[ProviderPolicy, Meta(description="What this provider deals for.")] = ProviderPolicy()
 
 
 class CoordinatorPolicy(_Table, frozen=True, kw_only=True):
@@ -304,15 +338,17 @@ class ResearcherConfig(_Node, frozen=True, kw_only=True, tag="researcher"):
     ] = ()
 
 
-NodeConfig: TypeAlias = OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig
+NodeConfig: TypeAlias = OwnerConfig | AggregatorConfig | CoordinatorConfig | ResearcherConfig | ProviderConfig
+ListenerConfig: TypeAlias = AggregatorConfig | CoordinatorConfig | ProviderConfig
 CONFIGS: dict[str, type[NodeConfig]] = {
     "owner": OwnerConfig,
     "aggregator": AggregatorConfig,
     "coordinator": CoordinatorConfig,
     "researcher": ResearcherConfig,
+    "provider": ProviderConfig,
 }
 
-C = TypeVar("C", OwnerConfig, AggregatorConfig, CoordinatorConfig, ResearcherConfig)
+C = TypeVar("C", OwnerConfig, AggregatorConfig, CoordinatorConfig, ResearcherConfig, ProviderConfig)
 
 
 def to_toml(config: NodeConfig, *, comments: bool = False) -> str:
@@ -398,7 +434,7 @@ def _checked(config: NodeConfig, path: Path) -> NodeConfig:
         raise ConfigInvalid(f'{path}: plaintext: must be left out, or read exactly "{PLAINTEXT_WORDS}"')
     if (config.tls.certificate is None) != (config.tls.key is None):
         raise ConfigInvalid(f"{path}: tls: `certificate` and `key` go together; `smpc-fl certificate` makes both")
-    if isinstance(config, AggregatorConfig | CoordinatorConfig):
+    if isinstance(config, ListenerConfig):
         try:
             check_listen(config.listen, has_certificate=config.tls.certificate is not None, plaintext=config.plaintext)
         except ConfigInvalid as error:

@@ -22,10 +22,18 @@ from smpc_fl.protocols.messages import (
     AttemptAborted,
     CancelRun,
     Command,
+    Computation,
+    ComputationDone,
+    ComputationFailed,
+    ComputationOffer,
+    ComputingKey,
+    ComputingKeyRequest,
+    Dealt,
     DecryptedSum,
     DecryptRequest,
     EncryptedSum,
     Endorsement,
+    ForgetTensors,
     FreezeRequest,
     FrozenList,
     FrozenLists,
@@ -34,6 +42,7 @@ from smpc_fl.protocols.messages import (
     Manifest,
     ManifestOffer,
     Message,
+    Openings,
     PartialSum,
     Prekey,
     PrekeyRequest,
@@ -54,6 +63,8 @@ from smpc_fl.protocols.messages import (
     Status,
     StatusRequest,
     Subscribe,
+    TensorHeld,
+    TensorShare,
     VectorReport,
     Vote,
     Votes,
@@ -86,14 +97,25 @@ SAYS: Says = {
     ("aggregator", "owner"): (Receipt,),
     ("researcher", "coordinator"): (StartRun, Subscribe, CancelRun, ResumeRun, StatusRequest, Relay),
     ("coordinator", "researcher"): (RunState, RoundResult, Status, Relay),
+    ("researcher", "aggregator"): (
+        ComputingKeyRequest, TensorShare, ForgetTensors, ComputationOffer, ComputationFailed
+    ),
+    ("aggregator", "researcher"): (ComputingKey, TensorHeld, ComputationDone, ComputationFailed),
+    ("researcher", "provider"): (ComputingKeyRequest, ComputationOffer, ComputationFailed),
+    ("provider", "researcher"): (ComputingKey, ComputationFailed),
+    ("provider", "aggregator"): (Dealt, ComputationFailed),
+    ("aggregator", "provider"): (ComputationFailed,),
+    ("aggregator", "aggregator"): (Openings, ComputationFailed),
 }  # fmt: skip
 """(who says it, to whom): what it may be. Everybody may refuse, and offer a roster."""
 ANYBODY: tuple[type[Message], ...] = (Refusal, RosterOffer)
 
-ATTACHED = frozenset({
+COMPUTING = frozenset({"TensorShare", "ComputationOffer", "Openings", "Dealt", "ComputationDone"})
+"""What may have a long attachment in shared tensors' runs."""
+ATTACHED = COMPUTING | {
     "RoundOffer", "VectorReport", "PartialSum", "EncryptedSum", "DecryptRequest", "DecryptedSum", "StartRun", "RunState",
     "RoundResult",
-})  # fmt: skip
+}  # fmt: skip
 """What may have a long attachment."""
 
 _INSIDE: dict[tuple[type[msgspec.Struct], str], tuple[type[Message], ...]] = {
@@ -108,6 +130,9 @@ _INSIDE: dict[tuple[type[msgspec.Struct], str], tuple[type[Message], ...]] = {
     (Votes, "votes"): (Vote, AttemptAborted),
     (JobOffer, "start"): (StartRun,),
     (Relay, "inner"): (Command, Answer),
+    (ComputationOffer, "computation"): (Computation,),
+    (Computation, "parties"): (ComputingKey,),
+    (Computation, "provider"): (ComputingKey,),
 }
 """What is in the envelopes that a message carries."""
 

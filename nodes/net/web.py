@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from smpc_fl.errors import SmpcError
-from smpc_fl.nodes.home.config import AggregatorConfig, CoordinatorConfig, NodeConfig
+from smpc_fl.nodes.home.config import ListenerConfig, NodeConfig
 from smpc_fl.nodes.net.addresses import parse_listen
 from smpc_fl.nodes.net.budget import Budget
 from smpc_fl.nodes.net.dialer import Dialer
@@ -28,7 +28,7 @@ REFUSED_LINES = (0.2, 50.0)
 
 async def listen(
     node: Node,
-    config: AggregatorConfig | CoordinatorConfig,
+    config: ListenerConfig,
     status: Callable[[], Mapping[str, object]],
     *,
     roles: Collection[str],

@@ -92,6 +92,8 @@ class OnDisk:
                 return CoordinatorConfig(**{**fields, "listen": f"127.0.0.1:{self.port}", **changes})  # type: ignore[arg-type]
             case "researcher":
                 return ResearcherConfig(**{**fields, **changes})  # type: ignore[arg-type]
+            case role:
+                raise AssertionError(f"there is no {role} in this federation")
 
     def write_config(self, of: str, **changes: object) -> Path:
         path = self.folder / f"{of}.toml"

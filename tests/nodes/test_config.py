@@ -13,12 +13,15 @@ from smpc_fl.errors import ConfigInvalid
 from smpc_fl.nodes.home.config import (
     CONFIGS,
     AggregatorConfig,
+    ComputingPolicy,
     CoordinatorConfig,
     CoordinatorPolicy,
     DatasetConfig,
     NodeConfig,
     OwnerConfig,
     OwnerPolicy,
+    ProviderConfig,
+    ProviderPolicy,
     ResearcherConfig,
     Tls,
     from_dict,
@@ -69,10 +72,12 @@ def examples(folder: Path) -> list[NodeConfig]:
         ),
         CoordinatorConfig(**base, listen="localhost:0", policy=CoordinatorPolicy(ring_bits="fit")),
         ResearcherConfig(**base, k_min=6, nodes=(folder / "x.toml",)),
+        AggregatorConfig(**base, listen="[::1]:1", computing=ComputingPolicy(providers=("p",), tensors=7, program=8)),
+        ProviderConfig(**base, listen="[::1]:1", policy=ProviderPolicy(program=9)),
     ]
 
 
-@pytest.mark.parametrize("number", range(8))
+@pytest.mark.parametrize("number", range(10))
 @pytest.mark.parametrize("comments", [False, True])
 def test_what_is_written_is_read_back(tmp_path: Path, number: int, comments: bool) -> None:
     config = examples(tmp_path)[number]
