@@ -1,4 +1,5 @@
-"""What shared tensors cost in processor time, by role, without network: python -m bench.shared_tensors [WORD ...]
+"""What shared tensors cost in processor time, by role, without network: python -m bench.shared_tensors [WORD ...]; with
+--live, between real processes (`shared_live.py`)
 
 All parties and the crypto provider take turns in this process, on one core. `party`: CPU seconds of the slowest party with
 its part of hashing and encoding; `provider`: those of dealing; bytes are payload. Words choose the rows that contain one.
@@ -17,6 +18,7 @@ from statistics import median
 from time import process_time
 
 import torch
+from torch import nn
 
 from smpc_fl.nodes.memory import keep_freed_memory
 from smpc_fl.shared_tensors import order
@@ -24,7 +26,9 @@ from smpc_fl.shared_tensors.cost import Cost, cost
 from smpc_fl.shared_tensors.draft import Draft, Value
 from smpc_fl.shared_tensors.functions import activations
 from smpc_fl.shared_tensors.in_process import Room
+from smpc_fl.shared_tensors.optimizers import SGD
 from smpc_fl.shared_tensors.party import Broadcast, Command, Openings
+from smpc_fl.shared_tensors.training import Loss, TrainingStep
 from smpc_fl.shared_tensors.words import encode
 
 REPEATS = 5
@@ -98,7 +102,27 @@ CASES: dict[str, Callable[[Draft], Value]] = {
 }
 
 
+def _alone(write: Callable[[Draft], Value]) -> tuple[Draft, list[Value]]:
+    draft = Draft()
+    return draft, [write(draft)]
+
+
+def _training_step(loss: Loss) -> tuple[Draft, list[Value]]:
+    """SGD on 10-100-10, batch 32."""
+    net = nn.Sequential(nn.Linear(10, 100), nn.ReLU(), nn.Linear(100, 10))
+    step = TrainingStep.of(net, loss, SGD(0.1), (32, 10), (32, 10))
+    return step.draft, list(step.outputs.values())
+
+
 def main(words: list[str]) -> None:
+    if "--live" in words:
+        from bench.shared_live import live
+
+        cases = {name: partial(_alone, write) for name, write in CASES.items()}
+        cases["SGD step, MSE"] = partial(_training_step, nn.functional.mse_loss)
+        cases["SGD step, cross-entropy"] = partial(_training_step, nn.functional.cross_entropy)
+        live(cases, [word for word in words if word != "--live"])
+        return
     keep_freed_memory()  # as every node does
     print(f"{'':<32}{'parties':>8}{'party s':>10}{'provider s':>12}{'online MB':>11}{'dealt MB':>10}{'rounds':>8}")
     for name, write in CASES.items():

@@ -103,6 +103,11 @@ class Channel:
             future.cancel()
             raise Unavailable("no answer in time") from None
 
+    def soon(self, work: Callable[[], object]) -> None:
+        """In the channel's thread, from any thread and from the garbage collector; not at all once it is closed."""
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(work)
+
     async def _open(self) -> Dialer:
         coordinator = self.members.current.coordinator
         return web.dial(self.config, self.me, coordinator.id, coordinator.address, self._converse)

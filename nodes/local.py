@@ -63,8 +63,8 @@ class LocalFederation(Federation):
     need. `round_deadline`: seconds until a round closes without those that are missing. `approve`: "auto" sends every job
     through the owners' real ledgers and approves it there; "ask" waits for `smpc-fl requests approve`. `ledger`: "syft" or
     "own". `home`: a folder for the nodes' state, which is kept; without it, a temporary one, which is removed.
-    `extensions`: Python files that every node runs at its start, with strategies of your own. `provider`: with a crypto provider, so
-    that the aggregators compute on shared tensors (`shared_tensors`); then there need be no owners.
+    `extensions`: Python files that every node runs at its start, with strategies of your own. `provider`: with a crypto
+    provider, so that the aggregators compute on shared tensors (`shared_tensors`); then there need be no owners.
 
     A process that dies is started again. None is left behind when the block ends, also by Ctrl-C or an exception."""
 

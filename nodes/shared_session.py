@@ -10,13 +10,12 @@ import asyncio
 import contextlib
 import os
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
 import structlog
-import torch
 
 from smpc_fl.errors import BadInput, SmpcError, Unavailable
 from smpc_fl.nodes.channel import Channel
@@ -27,10 +26,10 @@ from smpc_fl.nodes.net.pump import pump, report_bug
 from smpc_fl.protocols.codec import verify
 from smpc_fl.protocols.commands import Command, Finished, PeerGone, PeerUp, Received, Send, Start, Tick, WakeAt
 from smpc_fl.protocols.computing_client import ComputingClient, Run, Share
-from smpc_fl.protocols.computing_program import Checked, read, write
+from smpc_fl.protocols.computing_program import read, write
 from smpc_fl.protocols.messages import ForgetTensors, Refusal, RosterOffer, Signed, TensorRef
-from smpc_fl.shared_tensors.draft import Draft, Value
-from smpc_fl.shared_tensors.words import SCALE, Words, decode, encode, to_bytes
+from smpc_fl.shared_tensors.program import Program, Step, Type
+from smpc_fl.shared_tensors.words import Words, to_bytes
 
 log = structlog.get_logger()
 
@@ -40,34 +39,8 @@ LONG = 1 << 18
 """Elements from which on a step of the researcher's own runs in a thread."""
 
 
-@dataclass(frozen=True)
-class Shared:
-    """A tensor that the parties hold in shares: its name, and what is public of it."""
-
-    ref: TensorRef
-    shape: tuple[int, ...]
-    scale: int
-
-
-@dataclass(frozen=True, eq=False)
-class Task:
-    """A program that is ready to be run, again and again: `inputs` are names, in the order of its steps."""
-
-    checked: Checked
-    publics: bytes
-    inputs: tuple[str, ...]
-
-    @classmethod
-    def of(cls, draft: Draft, outputs: Sequence[Value]) -> Task:
-        """Raises `BadInput` for a program that no party would run."""
-        program = draft.program(*outputs)
-        checked, words = read(write(program)), draft.public_words(program)
-        names = tuple(str(program.steps[number].parameters["name"]) for number in checked.inputs)
-        return cls(checked, b"".join(to_bytes(words[number]) for number in checked.publics), names)
-
-
 class SharedSession:
-    """Made by `Federation.shared_tensors`. A context manager; calls may come from any thread."""
+    """Made by `Federation.shared_tensors`: the session of a `Desk`. A context manager; calls may come from any thread."""
 
     def __init__(self, channel: Channel, parties: Sequence[str], provider: str | None, deadline: float) -> None:
         providers = [member.id for member in channel.members.current.providers]
@@ -81,6 +54,9 @@ class SharedSession:
         self._dialers: dict[str, Dialer] = {}
         self._runs: dict[bytes, _Going] = {}
         self._spare: tuple[float, _Going] | None = None
+        self._shapes: dict[str, tuple[int, ...]] = {}
+        self._forgotten: deque[TensorRef] = deque()
+        self._telling: set[asyncio.Task[None]] = set()
         self._channel.call(self._open())
 
     def __enter__(self) -> Self:
@@ -99,43 +75,53 @@ class SharedSession:
         self._channel.call(self._connected(timeout))
         return self
 
-    # --- what a researcher does ---
+    # --- the Session that shared tensors call ---
 
-    def share(self, tensor: torch.Tensor, scale: int = SCALE) -> Shared:
-        """Real numbers, at `scale` fractional bits. Raises as `words.encode` does."""
-        return self.share_words(encode(tensor, scale), scale)
+    def store(self, words: Words) -> str:
+        """int64[shape], from the whole ring: m - 1 parties are sent a seed, one the words less what seeds stand for."""
+        run, _ = self._channel.call(self._work(Share(words, time.time() + self.deadline)))
+        return self._named(run, 0, tuple(words.shape))
 
-    def share_words(self, words: Words, scale: int = SCALE) -> Shared:
-        """int64[shape], from the whole ring, as they are."""
-        run, _ = self._channel.call(self._work(Share(words, scale, time.time() + self.deadline)))
-        return Shared(TensorRef(run, 0), tuple(words.shape), scale)
+    def run(self, program: Program, public: Mapping[int, Words], inputs: Mapping[str, str]) -> list[str]:
+        """Raises what the run failed with, naming the member at whom it did."""
+        return self._run(program, public, inputs, ())[0]
 
-    def run(
-        self, task: Task, inputs: Mapping[str, Shared], *, reveal: Sequence[int] = ()
-    ) -> tuple[list[Shared], list[torch.Tensor]]:
-        """The outputs as new shared tensors, and the numbers (float64) of those to `reveal`, by number. Raises what the run
-        failed with, naming the member at whom it did."""
-        missing = [name for name in task.inputs if name not in inputs]
-        if missing:
-            raise BadInput(f"the program reads {missing[0]!r}: share it first")
-        refs = [inputs[name].ref for name in task.inputs]
-        until = time.time() + self.deadline
-        work = Run(task.checked, task.publics, refs, sorted(set(reveal)), until)
-        run, revealed = self._channel.call(self._work(work))
-        steps, outputs = task.checked.program.steps, task.checked.program.outputs
-        types = [steps[output].type for output in outputs]
-        made = [Shared(TensorRef(run, number), type.shape, type.scale) for number, type in enumerate(types)]
-        return made, [decode(words, types[n].scale) for n, words in zip(work.revealed, revealed, strict=True)]
+    def open(self, name: str) -> Words:
+        program = Program((Step("input", (), {"name": "x"}, Type(self._shape(name))),), (0,))
+        names, (words,) = self._run(program, {}, {"x": name}, (0,))
+        self.forget(names[0])
+        return words
 
-    def evaluate(self, draft: Draft, outputs: Sequence[Value], inputs: Mapping[str, Shared]) -> list[torch.Tensor]:
-        """The numbers of all outputs; nothing is left of them with the parties."""
-        made, values = self.run(Task.of(draft, outputs), inputs, reveal=range(len(outputs)))
-        self.forget(*made)
-        return values
+    def forget(self, name: str) -> None:
+        """Soon: this may be called from the garbage collector, in any thread."""
+        if self._shapes.pop(name, None) is not None:
+            self._forgotten.append(_ref(name))
+            self._channel.soon(self._forget)
 
-    def forget(self, *tensors: Shared) -> None:
-        """The parties drop their shares."""
-        self._channel.call(self._forget([tensor.ref for tensor in tensors]))
+    def _run(
+        self, program: Program, public: Mapping[int, Words], inputs: Mapping[str, str], revealed: Sequence[int]
+    ) -> tuple[list[str], list[Words]]:
+        checked = read(write(program))
+        wanted = [str(program.steps[number].parameters["name"]) for number in checked.inputs]
+        for name in wanted:
+            if name not in inputs:
+                raise BadInput(f"the program's input {name!r} is not given")
+            self._shape(inputs[name])
+        publics = b"".join(to_bytes(public[number]) for number in checked.publics)
+        refs = [_ref(inputs[name]) for name in wanted]
+        run, words = self._channel.call(self._work(Run(checked, publics, refs, revealed, time.time() + self.deadline)))
+        shapes = [program.steps[output].type.shape for output in program.outputs]
+        return [self._named(run, number, shape) for number, shape in enumerate(shapes)], words
+
+    def _named(self, run: bytes, output: int, shape: tuple[int, ...]) -> str:
+        name = f"{run.hex()}/{output}"
+        self._shapes[name] = shape
+        return name
+
+    def _shape(self, name: str) -> tuple[int, ...]:
+        if name not in self._shapes:
+            raise BadInput(f"no shared tensor {name!r} is stored: it was forgotten, or belongs to another session")
+        return self._shapes[name]
 
     @property
     def bytes_sent(self) -> int:
@@ -229,11 +215,19 @@ class SharedSession:
         self._runs[going.machine.run] = going
         return going
 
-    async def _forget(self, refs: list[TensorRef]) -> None:
-        signed = self._channel.party.sign(ForgetTensors(refs))
-        for party in self.parties:
-            with contextlib.suppress(Unavailable):  # it forgets by itself
-                await self._dialers[party].send(signed)
+    def _forget(self) -> None:
+        """Tells the parties to drop shares."""
+        task = asyncio.get_running_loop().create_task(self._tell_forgotten())
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
+
+    async def _tell_forgotten(self) -> None:
+        refs = [self._forgotten.popleft() for _ in range(min(len(self._forgotten), 4096))]
+        if refs:
+            signed = self._channel.party.sign(ForgetTensors(refs))
+            for party in self.parties:
+                with contextlib.suppress(Unavailable):  # it forgets by itself
+                    await self._dialers[party].send(signed)
 
     async def send(self, command: Send) -> None:
         await self._dialers[command.to].send(command.signed, command.attachment)
@@ -302,3 +296,8 @@ class _Going:
         if not self.outcome.done():
             self.outcome.set_result(outcome)
             self.queue.put_nowait(Tick())  # whoever waits for the queue looks
+
+
+def _ref(name: str) -> TensorRef:
+    run, _, output = name.partition("/")
+    return TensorRef(bytes.fromhex(run), int(output))

@@ -56,10 +56,9 @@ GRACE = 2.0
 
 @dataclass(frozen=True)
 class Share:
-    """int64[shape] `words` at `scale`, by `deadline` (seconds since 1970)."""
+    """int64[shape] `words`, by `deadline` (seconds since 1970)."""
 
     words: Words = field(repr=False)
-    scale: int
     deadline: float
 
 
@@ -170,7 +169,7 @@ class ComputingClient:
         from smpc_fl.shared_tensors.words import to_bytes, unsigned
 
         me, shape = self._party.id, list(work.words.shape)
-        message = TensorShare(self.run, list(self.parties), shape, work.scale, own.public)
+        message = TensorShare(self.run, list(self.parties), shape, own.public)
         about = tensor_hash(me, message)
         shares = split(
             unsigned(work.words), ring(64), Context(about, me, "tensor"), self.parties, carrier(message), self._entropy

@@ -208,7 +208,7 @@ class ComputingParty:
         else:
             seeded = stream(bytes(plain), Context(about, self.researcher, "tensor"), me)
             words = signed(seeded.expand(ring(64), n), shape)
-        self._tensors.put(self.run, 0, Held(words, message.scale, self.researcher, tuple(parties)))
+        self._tensors.put(self.run, 0, Held(words, self.researcher, tuple(parties)))
         return [Send(self.researcher, self._party.sign(TensorHeld(self.run))), *self._end(None)]
 
     # --- the run ---
@@ -240,9 +240,9 @@ class ComputingParty:
             raise ComputationRefused(f"the program has {len(checked.inputs)} inputs", phase=PHASE)
         given = checked.public_words(b"" if publics is None else publics)
         for number, ref in zip(checked.inputs, statement.inputs, strict=True):
-            held, type = self._tensors.get(ref, terms.owner, terms.parties), checked.program.steps[number].type
-            if (tuple(held.words.shape), held.scale) != (type.shape, type.scale):
-                raise BadInput(f"step {number} reads a tensor of another shape or scale than the one that is shared")
+            held, shape = self._tensors.get(ref, terms.owner, terms.parties), checked.program.steps[number].type.shape
+            if tuple(held.words.shape) != shape:
+                raise BadInput(f"step {number} reads a tensor of shape {tuple(held.words.shape)}, not {shape}")
             given[number] = held.words
         self._tensors.check_room(sum(8 * checked.program.steps[output].type.size for output in checked.program.outputs))
 
@@ -318,7 +318,7 @@ class ComputingParty:
 
         program = self._checked.program
         for number, output in enumerate(program.outputs):
-            held = Held(outputs[output], program.steps[output].type.scale, terms.owner, terms.parties)
+            held = Held(outputs[output], terms.owner, terms.parties)
             self._tensors.put(self.run, number, held)
         sealed: memoryview | None = None
         if terms.statement.revealed:

@@ -1,12 +1,11 @@
-"""A program's bytes, read strictly: every step is of the type that its primitive makes, so that nobody runs what he could
-not have written.
+"""A program's bytes, read strictly, and what follows from the program for those who run it or deal for it.
 
 Loads torch when it is called, not before: an aggregator that computes nothing never does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING
@@ -18,13 +17,13 @@ from smpc_fl.hashing import Buffer
 
 if TYPE_CHECKING:
     from smpc_fl.shared_tensors.cost import Cost
-    from smpc_fl.shared_tensors.program import Program, Step, Type
+    from smpc_fl.shared_tensors.program import Program, Step
     from smpc_fl.shared_tensors.words import Words
 
 PART = 1 << 20
 """Bytes of corrections that are sent together, at least; no correction is cut."""
-_LARGEST = 1 << 40
-"""Elements of a value, and all numbers that a step has."""
+_LONGEST = 1 << 40
+"""Elements of a dimension."""
 
 _encoder = msgspec.msgpack.Encoder(order="deterministic")
 
@@ -63,7 +62,7 @@ class Checked:
 
     def public_words(self, data: Buffer) -> dict[int, Words]:
         """The words of the public steps, one after the other, each the one whose digest the program has."""
-        from smpc_fl.hashing import digest
+        from smpc_fl.shared_tensors.draft import public_name
         from smpc_fl.shared_tensors.words import from_bytes
 
         view, at, found = memoryview(data).cast("B"), 0, {}
@@ -72,7 +71,7 @@ class Checked:
             part = view[at : at + 8 * step.type.size]
             found[number] = from_bytes(part, step.type.shape)
             at += part.nbytes
-            if digest("smpc-fl/1 public", part).hex() != step.parameters["digest"]:
+            if public_name(found[number]) != step.parameters["digest"]:
                 raise MalformedMessage(f"the words of public step {number} are not those that the program names")
         if at != view.nbytes:
             raise MalformedMessage("there are more public words than the program has")
@@ -87,6 +86,7 @@ def write(program: Program) -> bytes:
 @lru_cache(maxsize=8)
 def read(data: bytes) -> Checked:
     """Raises `MalformedMessage`, or `BadInput` naming a step that is not as its primitive makes it."""
+    from smpc_fl.shared_tensors.checking import check
     from smpc_fl.shared_tensors.primitives import GIVEN, TABLE, input_types
     from smpc_fl.shared_tensors.program import Program
     from smpc_fl.shared_tensors.randomness import Counting
@@ -99,17 +99,8 @@ def read(data: bytes) -> Checked:
         raise MalformedMessage("a program is not in its one canonical spelling")
     steps = program.steps
     for number, step in enumerate(steps):
-        try:
-            made = _type(steps, number)
-        except BadInput as error:
-            raise BadInput(f"step {number} of the program ({step.operation!r}): {error.message}") from None
-        except (ArithmeticError, AttributeError, IndexError, KeyError, RuntimeError, TypeError, ValueError):
-            raise BadInput(f"step {number} of the program ({step.operation!r}): its parameters do not fit") from None
-        if step.type != made:
-            raise BadInput(f"step {number} of the program ({step.operation!r}) is not of the type that it says")
-    outputs = program.outputs
-    if not outputs or any(not 0 <= output < len(steps) or steps[output].type.sort != "share" for output in outputs):
-        raise BadInput("a program has outputs, and each is a shared value")
+        _check_numbers(number, step)
+    check(program)
     corrections = {}
     for number, step in enumerate(steps):
         if step.operation not in GIVEN and TABLE[step.operation].corrected:
@@ -128,26 +119,17 @@ def read(data: bytes) -> Checked:
     )
 
 
-def _type(steps: Sequence[Step], number: int) -> Type:
-    """What the step makes, if it is in order."""
-    from smpc_fl.shared_tensors.primitives import GIVEN, input_types, type_of
+def _check_numbers(number: int, step: Step) -> None:
+    """What would not fit into 64 bits where it is computed with, and the names of what is given."""
+    from smpc_fl.shared_tensors.primitives import GIVEN
     from smpc_fl.shared_tensors.words import RANGE_BITS
 
-    step = steps[number]
-    if any(not 0 <= value < number for value in step.inputs):
-        raise BadInput("its inputs come after it")
     words = [word for value in step.parameters.values() for word in (value if isinstance(value, list) else [value])]
-    if any(isinstance(word, int) and abs(word) > 1 << 63 for word in words):
-        raise BadInput("a parameter is no 64-bit number")
-    if step.type.size > _LARGEST or any(not 0 <= length <= _LARGEST for length in step.type.shape):
-        raise BadInput("its value is too large")
-    if not 0 <= step.type.scale < RANGE_BITS:
-        raise BadInput(f"its value has {step.type.scale} fractional bits of {RANGE_BITS}")
-    if step.operation not in GIVEN:
-        return type_of(step.operation, input_types(steps, step), step.parameters)
-    name, sort = {"input": ("name", "share"), "public": ("digest", "public")}[step.operation]
-    if step.inputs or step.parameters.keys() != {name} or not isinstance(step.parameters[name], str):
-        raise BadInput(f"it has a {name}, and no inputs")
-    if step.type.sort != sort:
-        raise BadInput("its value is given otherwise")
-    return step.type
+    if any(isinstance(word, int) and not -(1 << 62) < word < 1 << 62 for word in words):
+        raise BadInput(f"step {number} of a program has a parameter that is too large")
+    if not 0 <= step.type.scale < RANGE_BITS or any(length > _LONGEST for length in step.type.shape):
+        raise BadInput(f"step {number} of a program is too large, or has too many fractional bits")
+    if step.operation in GIVEN:
+        name = "name" if step.operation == "input" else "digest"
+        if step.parameters.keys() != {name} or not isinstance(step.parameters[name], str):
+            raise BadInput(f"step {number} of a program is given, and has a {name} and nothing else")

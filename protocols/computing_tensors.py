@@ -12,11 +12,10 @@ from smpc_fl.protocols.messages import TensorRef
 
 @dataclass(frozen=True)
 class Held:
-    """This party's share of one tensor: int64[shape] `words` at `scale`. `owner`: the researcher whose it is; `parties`: who
+    """This party's share of one tensor: int64[shape] `words`. `owner`: the researcher whose it is; `parties`: who
     holds the other shares."""
 
     words: Any = field(repr=False)
-    scale: int
     owner: str
     parties: tuple[str, ...]
 

@@ -486,7 +486,6 @@ class TensorShare(Message, frozen=True):
     run: Id128
     parties: Annotated[list[Id], Meta(min_length=2, max_length=64)]
     shape: Annotated[list[Count], Meta(max_length=32)]
-    scale: Annotated[int, Meta(ge=0, le=63)]
     ephemeral: Key
 
 

@@ -87,8 +87,7 @@ class Draft:
     def public(self, values: torch.Tensor, scale: int = SCALE) -> Value:
         """A tensor that every party knows. Its digest is a part of the program."""
         words = encode(values, scale)
-        name = digest("smpc-fl/1 public", _KEY.encode(tuple(words.shape)), to_bytes(words)).hex()
-        value = self._write("public", (), {"digest": name}, Type(tuple(words.shape), scale, "public"))
+        value = self._write("public", (), {"digest": public_name(words)}, Type(tuple(words.shape), scale, "public"))
         self.given[value.number] = words
         return value
 
@@ -202,3 +201,8 @@ class Draft:
 
 
 _KEY = msgspec.msgpack.Encoder(order="deterministic")
+
+
+def public_name(words: Words) -> str:
+    """What a program calls a public value."""
+    return digest("smpc-fl/1 public", _KEY.encode(tuple(words.shape)), to_bytes(words)).hex()

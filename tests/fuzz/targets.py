@@ -8,6 +8,7 @@ import encrypted_targets
 import file_targets
 import machine_targets
 import member_targets
+import program_targets
 import state_targets
 import vector_targets
 import wire_targets
@@ -15,7 +16,7 @@ from engine import Target
 
 MODULES = (
     wire_targets, vector_targets, compute_targets, file_targets, dataset_targets, state_targets, member_targets,
-    machine_targets, encrypted_targets,
+    machine_targets, encrypted_targets, program_targets,
 )  # fmt: skip
 
 

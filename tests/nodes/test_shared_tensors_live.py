@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 
@@ -10,26 +11,25 @@ import torch
 
 from smpc_fl.errors import BadInput, SmpcError, Unavailable
 from smpc_fl.nodes.local import LocalFederation
-from smpc_fl.nodes.shared_session import Shared, SharedSession, Task
+from smpc_fl.nodes.shared_session import SharedSession
 from smpc_fl.protocols.computing_client import State
-from smpc_fl.shared_tensors import order
-from smpc_fl.shared_tensors.draft import Draft
+from smpc_fl.shared_tensors.tensor import Desk, SharedTensor
 
 DEADLINE = 40.0
 X = torch.arange(-32, 32, dtype=torch.float64) / 8
 
 
-def chain(length: int) -> Task:
-    """A program of four rounds for each link."""
-    draft = Draft()
-    x = draft.input("x", (64,))
+def chain(x: SharedTensor, length: int) -> SharedTensor:
+    """Four rounds for each link; nothing has run yet."""
     for _ in range(length):
-        x = order.relu(x - 2.0**-10)
-    return Task.of(draft, [x])
+        x = (x - 2.0**-10).relu()
+    return x
 
 
-def killed(federation: LocalFederation, session: SharedSession, victim: str, x: Shared) -> SmpcError:
+def killed(federation: LocalFederation, session: SharedSession, victim: str) -> SmpcError:
     """What a run of a thousand rounds ends with, of which a member is killed in the midst."""
+    x = Desk(session).share(X)
+    long = chain(x, 300)
 
     def kill() -> None:
         while not any(going.machine.state is State.RUNNING for going in list(session._runs.values())):
@@ -40,7 +40,7 @@ def killed(federation: LocalFederation, session: SharedSession, victim: str, x: 
     killer.start()
     began = time.monotonic()
     with pytest.raises(SmpcError) as caught:
-        session.run(chain(300), {"x": x})
+        long.compute()
     killer.join()
     assert time.monotonic() - began < DEADLINE
     return caught.value
@@ -50,11 +50,10 @@ def again(session: SharedSession) -> torch.Tensor:
     """From the plan, with new shares: as soon as all are back, and connected with one another."""
     while True:
         session.wait_connected(DEADLINE)
-        try:
-            draft = Draft()
-            return session.evaluate(draft, [order.relu(draft.input("x", (64,)))], {"x": session.share(X)})[0]
-        except Unavailable:
-            continue
+        with contextlib.suppress(Unavailable):
+            x = Desk(session).share(X)
+            opened: torch.Tensor = x.relu().get()
+            return opened
 
 
 def test_runs_between_processes_and_their_deaths() -> None:
@@ -65,17 +64,16 @@ def test_runs_between_processes_and_their_deaths() -> None:
         # They know one another once a run has gone well; what follows is about connections that were there.
         assert torch.equal(again(session), torch.relu(X))
 
-        x = session.share(X)
-        kept, nothing = session.run(chain(2), {"x": x})
-        assert not nothing
-        draft = Draft()
-        doubled = session.evaluate(draft, [draft.input("kept", (64,)) * 2], {"kept": kept[0]})[0]
-        assert torch.allclose(doubled, 2 * torch.relu(X - 2.0**-9), atol=2**-8)
-        with pytest.raises(BadInput, match="share it first"):
-            session.run(chain(1), {})
+        x = Desk(session).share(X)
+        kept = chain(x, 2).compute()
+        assert torch.allclose((kept * 2).get(), 2 * torch.relu(X - 2.0**-9), atol=2**-8)
+        name = session.store(torch.arange(3))
+        session.forget(name)
+        with pytest.raises(BadInput, match="forgotten"):
+            session.open(name)
 
         for victim in ("aggregator-2", "provider"):
-            error = killed(federation, session, victim, session.share(X))
+            error = killed(federation, session, victim)
             assert error.peer == victim
             assert victim in error.message
             assert torch.equal(again(session), torch.relu(X))

@@ -69,11 +69,11 @@ class World:
         return made
 
     def share(self, name: str, values: torch.Tensor, scale: int = 18, *, researcher: str = RESEARCHER) -> Any:
-        return self.share_words(name, to_words(values, scale), scale, researcher=researcher)
+        return self.share_words(name, to_words(values, scale), researcher=researcher)
 
-    def share_words(self, name: str, words: Words, scale: int = 18, *, researcher: str = RESEARCHER) -> Any:
+    def share_words(self, name: str, words: Words, *, researcher: str = RESEARCHER) -> Any:
         going = Going(self, researcher)
-        going.work(Share(words, scale, self.now + 60))
+        going.work(Share(words, self.now + 60))
         self.shared[name] = TensorRef(going.run, 0)
         return going.finish()[researcher]
 

@@ -13,7 +13,7 @@ from smpc_fl.errors import BadInput, MalformedMessage
 from smpc_fl.protocols.computing_program import Checked, read, write
 from smpc_fl.shared_tensors import order
 from smpc_fl.shared_tensors.draft import Draft
-from smpc_fl.shared_tensors.program import Program, Step, Type
+from smpc_fl.shared_tensors.program import Program, Type
 
 
 def good() -> Checked:
@@ -60,38 +60,25 @@ def test_what_is_no_program_is_malformed(data: bytes) -> None:
 @pytest.mark.parametrize(
     ("operation", "changes", "text"),
     [
-        ("sign", {"inputs": (99,)}, "come after"),
-        ("sign", {"inputs": (-1,)}, "come after"),
+        ("sign", {"inputs": (99,)}, "later steps"),
         ("sign", {"operation": "reveal"}, "no step"),
-        ("sign", {"parameters": {}}, "not of the type"),
-        ("sign", {"parameters": {"drop": "much"}}, "do not fit"),
-        ("sign", {"parameters": {"drop": 1 << 63}}, "fractional bits"),
-        ("mask", {"type": Type((2, 3), 17, "mask")}, "not of the type"),
-        ("mask", {"type": Type((1 << 41, 0), 18, "mask")}, "too large"),
-        ("mask", {"type": Type((-2, 3), 18, "mask")}, "too large"),
-        ("mask", {"type": Type((2, 3), 62, "mask")}, "fractional bits"),
-        ("mask", {"inputs": ()}, "do not fit"),
-        ("input", {"type": Type((2, 3), 18, "public")}, "given otherwise"),
+        ("sign", {"parameters": {"drop": 1 << 63}}, "too large"),
+        ("sign", {"parameters": {"drop": [0, -(1 << 63)]}}, "too large"),
+        ("sign", {"type": Type((2, 3), 62, "sign")}, "fractional bits"),
+        ("sign", {"type": Type((1 << 41, 0), 18, "sign")}, "too large"),
         ("input", {"parameters": {"digest": "x"}}, "has a name"),
         ("input", {"parameters": {"name": 1}}, "has a name"),
-        ("public", {"type": Type((3,), 18, "share")}, "given otherwise"),
-        ("public", {"inputs": (0,)}, "has a digest"),
+        ("public", {"parameters": {}}, "has a digest"),
+        ("public", {"inputs": (0,)}, "takes nothing"),
     ],
 )
 def test_a_step_that_no_primitive_makes_is_named(operation: str, changes: dict[str, Any], text: str) -> None:
     data = changed(of(operation), **changes)
-    with pytest.raises((BadInput, MalformedMessage), match=text):
+    with pytest.raises(BadInput, match=text):
         read(data)
 
 
 @pytest.mark.parametrize("outputs", [(), (99,), (-1,), (of("sign"),)])
 def test_outputs_are_shared_values(outputs: tuple[int, ...]) -> None:
-    with pytest.raises(BadInput, match="outputs"):
+    with pytest.raises(BadInput, match="output"):
         read(write(Program(good().program.steps, outputs)))
-
-
-def test_a_parameter_is_a_64_bit_number() -> None:
-    step = Step("input", (), {"name": "x"}, Type((1,), 18))
-    wide = Step("times", (0,), {"factor": (1 << 63) + 1}, Type((1,), 18))
-    with pytest.raises(BadInput, match="64-bit"):
-        read(write(Program((step, wide), (1,))))

@@ -112,7 +112,7 @@ BAD_AT_A_PARTY: dict[str, tuple[Callable[[World, Computation], dict[str, Any]], 
     "an output that is none": (lambda w, s: {"revealed": [1]}, "none of the program's"),
     "too few inputs": (lambda w, s: {"inputs": s.inputs[:1]}, "2 inputs"),
     "an unknown tensor": (lambda w, s: {"inputs": [TensorRef(b"t" * 16, 0), s.inputs[1]]}, "no tensor that you"),
-    "inputs exchanged": (lambda w, s: {"inputs": s.inputs[::-1]}, "another shape"),
+    "inputs exchanged": (lambda w, s: {"inputs": s.inputs[::-1]}, "reads a tensor of shape"),
     "without this party": (lambda w, s: {"parties": [s.parties[1], key(w, "aggregator-9", s.run, b"9" * 32)]}, "another key"),
     "an old key": (
         lambda w, s: {"parties": [key(w, "aggregator-1", s.run, b"1" * 32), s.parties[1]]}, "another key",
@@ -211,7 +211,7 @@ def test_there_is_room_for_so_much() -> None:
 
 def shared_as(made: World, change: Callable[[TensorShare], TensorShare], attachment: Any = None) -> Any:
     run = Going(made)
-    run.work(Share(torch.zeros(3, dtype=torch.int64), 18, NOW + 60))
+    run.work(Share(torch.zeros(3, dtype=torch.int64), NOW + 60))
     until(run, TensorShare)
     _, to, message, send = run.queue[0]
     wrong = change(message)
@@ -225,7 +225,7 @@ def shared_as(made: World, change: Callable[[TensorShare], TensorShare], attachm
         (lambda m: msgspec.structs.replace(m, parties=m.parties[::-1]), ComputationRefused),
         (lambda m: msgspec.structs.replace(m, parties=["aggregator-2", "aggregator-9"]), ComputationRefused),
         (lambda m: msgspec.structs.replace(m, ephemeral=bytes(32)), MalformedMessage),
-        (lambda m: msgspec.structs.replace(m, scale=17), DecryptionFailed),
+        (lambda m: msgspec.structs.replace(m, shape=[3, 1]), DecryptionFailed),
         (lambda m: msgspec.structs.replace(m, shape=[1 << 40]), LimitExceeded),
         (lambda m: msgspec.structs.replace(m, shape=[2, 2, 3]), (DecryptionFailed, MalformedMessage)),
     ],
