@@ -43,8 +43,8 @@ _ENDED = 4096
 """Runs that are remembered as ended: what still comes for them is dropped in silence."""
 _AHEAD = 2
 """Parts that a provider deals ahead of the network."""
-HEAVY = 1 << 19
-"""Bytes of a program's values from which on it runs in a thread."""
+HEAVY = 1 << 24
+"""Bytes of a program's values from which on it runs in a thread: below, a round takes a millisecond or two."""
 
 
 def computing_peers(config: AggregatorConfig, membership: Membership) -> list[Member]:

@@ -27,7 +27,7 @@ from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Received, Sen
 from smpc_fl.protocols.computing import PHASE, key_in, statement_hash
 from smpc_fl.protocols.computing_party import carrier, error_in, failure, late, lost, tensor_hash
 from smpc_fl.protocols.computing_program import Checked
-from smpc_fl.protocols.computing_seals import OUTPUTS, TENSOR, Seals
+from smpc_fl.protocols.computing_seals import OUTPUTS, TENSOR, Seals, received
 from smpc_fl.protocols.messages import (
     PROTOCOL_VERSION,
     Computation,
@@ -148,8 +148,8 @@ class ComputingClient:
             case TensorHeld() if self.state is State.SHARING and sender in self.parties:
                 self._held.add(sender)
                 return self._end(None) if len(self._held) == len(self.parties) else []
-            case ComputationDone() if self.state is State.RUNNING and sender in self.parties:
-                return self._done(sender, event.attachment)
+            case ComputationDone() as done if self.state is State.RUNNING and sender in self.parties:
+                return self._done(sender, received(done, event.attachment))
             case ComputationFailed() as failed:
                 return self._fail(error_in(failed))
             case Refusal() as refusal:
@@ -207,14 +207,14 @@ class ComputingClient:
             *(Send(party, offer, publics) for party in self.parties),
         ]
 
-    def _done(self, sender: str, attachment: Any) -> list[commands.Command]:
+    def _done(self, sender: str, sealed: Buffer) -> list[commands.Command]:
         from smpc_fl.shared_tensors.sharing import join
         from smpc_fl.shared_tensors.words import from_bytes
 
         types = [self._checked.program.steps[self._checked.program.outputs[number]].type for number in self._revealed]
         mine: list[Words] = []
         if self._revealed:
-            plain, at = self._seals.open(sender, OUTPUTS, 0, attachment, 8 * sum(type.size for type in types)), 0
+            plain, at = self._seals.open(sender, OUTPUTS, 0, sealed, 8 * sum(type.size for type in types)), 0
             for type in types:
                 mine.append(from_bytes(plain[at : at + 8 * type.size], type.shape))
                 at += 8 * type.size

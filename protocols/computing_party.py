@@ -42,7 +42,7 @@ from smpc_fl.protocols import computing_program as programs
 from smpc_fl.protocols.codec import encode
 from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Persist, Received, Send, Start, Tick, WakeAt
 from smpc_fl.protocols.computing import KEY_LIFE, PHASE, Command, ComputingRules, Event, RunTaken, Terms, check
-from smpc_fl.protocols.computing_seals import DEALT, OPENINGS, OUTPUTS, TENSOR, Seals
+from smpc_fl.protocols.computing_seals import DEALT, OPENINGS, OUTPUTS, TENSOR, Seals, posted, received
 from smpc_fl.protocols.computing_tensors import Held, Tensors
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
@@ -66,8 +66,9 @@ if TYPE_CHECKING:
     from smpc_fl.shared_tensors.party import Openings as Opened
     from smpc_fl.shared_tensors.words import Words
 
-EARLY = 128
-"""Messages that wait for the offer, at most; long ones are not let in before it (`expects`)."""
+EARLY = 66
+"""Messages that wait for the offer, at most: one of each party, and two of the provider. Those with a long attachment are
+not let in before it (`expects`)."""
 
 
 class State(Enum):
@@ -202,7 +203,7 @@ class ComputingParty:
         assert self._own is not None
         seals = Seals(self._party, self._own, about, {self.researcher: message.ephemeral})
         carries = carrier(message) == me
-        plain = seals.open(self.researcher, TENSOR, 0, attachment, 8 * n if carries else SEED_SIZE)
+        plain = seals.open(self.researcher, TENSOR, 0, attachment or b"", 8 * n if carries else SEED_SIZE)
         if carries:
             words = from_bytes(plain, shape)
         else:
@@ -268,7 +269,9 @@ class ComputingParty:
         self._got.add(number)
         steps = self._parts[number - 1] if number else ()
         sizes = [self._checked.corrections[step] for step in steps]
-        plain = self._seals.open(terms.provider, DEALT, number, attachment, sum(sizes) if number else SEED_SIZE)
+        plain = self._seals.open(
+            terms.provider, DEALT, number, received(message, attachment), sum(sizes) if number else SEED_SIZE
+        )
         if not number:
             return self._seeded(terms, bytes(plain))
         commands: list[Command] = []
@@ -279,7 +282,7 @@ class ComputingParty:
         return commands
 
     def _opened(self, terms: Terms, sender: str, message: Openings, attachment: Any) -> list[Command]:
-        plain = self._seals.open(sender, OPENINGS, message.round, attachment)
+        plain = self._seals.open(sender, OPENINGS, message.round, received(message, attachment))
         self._heard[sender] = max(self._heard[sender], message.round)
         return self._feed(terms, engine().Openings(terms.parties.index(sender), message.round, plain))
 
@@ -304,11 +307,10 @@ class ComputingParty:
         made: list[Command] = []
         for command in commands:
             if isinstance(command, engine().Broadcast):
-                message = self._party.sign(Openings(self.run, command.round))
                 for peer in terms.parties:
                     if peer != self._party.id:
                         sealed = self._seals.seal(peer, OPENINGS, command.round, command.data)
-                        made.append(Send(peer, message, sealed))
+                        made.append(posted(self._party, peer, Openings(self.run, command.round), sealed))
             else:
                 made += self._done(terms, command.outputs)
         return made
@@ -320,11 +322,11 @@ class ComputingParty:
         for number, output in enumerate(program.outputs):
             held = Held(outputs[output], terms.owner, terms.parties)
             self._tensors.put(self.run, number, held)
-        sealed: memoryview | None = None
+        sealed = memoryview(b"")
         if terms.statement.revealed:
             plain = b"".join(to_bytes(outputs[program.outputs[number]]) for number in terms.statement.revealed)
             sealed = self._seals.seal(terms.owner, OUTPUTS, 0, plain)
-        return [Send(terms.owner, self._party.sign(ComputationDone(self.run)), sealed), *self._end(None)]
+        return [posted(self._party, terms.owner, ComputationDone(self.run), sealed), *self._end(None)]
 
     # --- the end ---
 

@@ -38,7 +38,7 @@ from smpc_fl.protocols.computing import (
 )
 from smpc_fl.protocols.computing_party import blame, error_in, failure, late, lost
 from smpc_fl.protocols.computing_program import Checked
-from smpc_fl.protocols.computing_seals import DEALT, Seals
+from smpc_fl.protocols.computing_seals import DEALT, Seals, posted
 from smpc_fl.protocols.messages import ComputationFailed, ComputationOffer, ComputingKey, Dealt
 from smpc_fl.protocols.party import Party
 from smpc_fl.sealing import KeyPair
@@ -134,7 +134,7 @@ class ComputingProvider:
         return self._end(None) if part is None else [self._send(*part), GoOn()]
 
     def _send(self, to: str, number: int, data: bytes) -> Send:
-        return Send(to, self._party.sign(Dealt(self.run, number)), self._seals.seal(to, DEALT, number, data))
+        return posted(self._party, to, Dealt(self.run, number), self._seals.seal(to, DEALT, number, data))
 
     def _end(self, error: SmpcError | None) -> list[Command]:
         self.state = State.ENDED

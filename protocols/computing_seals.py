@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import msgspec
 import numpy as np
 
 from smpc_fl.errors import DecryptionFailed, MalformedMessage, SmpcError
 from smpc_fl.hashing import Buffer
+from smpc_fl.protocols.commands import Send
+from smpc_fl.protocols.messages import SEALED, ComputationDone, Dealt, Openings
 from smpc_fl.protocols.party import Party
 from smpc_fl.sealing import TAG, Agreement, KeyPair, Stream
 
@@ -32,9 +35,9 @@ class Seals:
         self._stream(self._party.id, to, kind, number, view.nbytes).seal(0, view, sealed)
         return sealed
 
-    def open(self, sender: str, kind: str, number: int, sealed: Buffer | None, size: int | None = None) -> memoryview:
+    def open(self, sender: str, kind: str, number: int, sealed: Buffer, size: int | None = None) -> memoryview:
         """The plaintext, of `size` bytes if that is said. Raises `MalformedMessage`, `DecryptionFailed`, naming the sender."""
-        view = memoryview(b"" if sealed is None else sealed).cast("B")
+        view = memoryview(sealed).cast("B")
         length = view.nbytes - TAG
         if length < 0 or size not in (None, length):
             raise MalformedMessage(f"{kind}: {max(length, 0)} sealed bytes, not {size}", peer=sender, phase=kind)
@@ -56,6 +59,18 @@ class Seals:
             kind=kind,
         )
         return Stream(key, self._about, length, max(1, length))
+
+
+def posted(party: Party, to: str, message: Openings | Dealt | ComputationDone, sealed: memoryview) -> Send:
+    """A sealed text inside its message, or attached to it where it is long."""
+    if sealed.nbytes > SEALED:
+        return Send(to, party.sign(message), sealed)
+    return Send(to, party.sign(msgspec.structs.replace(message, sealed=bytes(sealed))))
+
+
+def received(message: Openings | Dealt | ComputationDone, attachment: Buffer | None) -> Buffer:
+    """The sealed text of such a message."""
+    return message.sealed if attachment is None else attachment
 
 
 def _named(error: SmpcError, peer: str, kind: str) -> SmpcError:

@@ -527,24 +527,34 @@ class ComputationOffer(Message, frozen=True):
     program: Large
 
 
+SEALED = (1 << 20) - 2048
+"""Bytes of a sealed text that travels inside its message; a longer one is attached, and so waits until it is asked for."""
+Sealed = Annotated[bytes, Meta(max_length=SEALED)]
+
+
 class Openings(Message, frozen=True):
-    """From party to party, what is opened in a round. Attached: sealed between the two."""
+    """From party to party, what is opened in a round: sealed between the two. Attached where it is long."""
 
     run: Id128
     round: Count
+    sealed: Sealed = b""
 
 
 class Dealt(Message, frozen=True):
-    """From the crypto provider to a party. Attached, sealed: its seed (number 0), then its corrections, part by part."""
+    """From the crypto provider to a party, sealed: its seed (number 0), then its corrections, part by part. Attached where
+    it is long."""
 
     run: Id128
     number: Count
+    sealed: Sealed = b""
 
 
 class ComputationDone(Message, frozen=True):
-    """A party holds its shares of all outputs. Attached: those of the outputs to be revealed, sealed to the researcher."""
+    """A party holds its shares of all outputs; those of the outputs to be revealed, sealed to the researcher. Attached where
+    they are long."""
 
     run: Id128
+    sealed: Sealed = b""
 
 
 class ComputationFailed(Message, frozen=True):

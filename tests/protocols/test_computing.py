@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from computing_rig import (
@@ -90,7 +90,7 @@ def test_what_is_sent_is_of_the_same_size_whatever_the_numbers_are() -> None:
         made.share("y", Y)
         made.run(*network())
         return [
-            (sender, to, type(message).__name__, len(send.attachment or b""))
+            (sender, to, type(message).__name__, len(send.signed.body) + len(send.attachment or b""))
             for sender, to, message, send in made.said
             if send is not None
         ]
@@ -103,9 +103,9 @@ def test_nobody_but_the_parties_can_open_an_opening() -> None:
     run = going(made)
     until(run, Openings)
     machine: Any = run.machines[PROVIDER]
-    sender, _, message, send = run.queue[0]
+    sender, _, message, _ = run.queue[0]
     with pytest.raises(DecryptionFailed, match="aggregator"):
-        machine._seals.open(sender, "party>party openings", message.round, send.attachment)
+        machine._seals.open(sender, "party>party openings", message.round, message.sealed)
 
 
 def test_long_corrections_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +113,15 @@ def test_long_corrections_come_in_parts(monkeypatch: pytest.MonkeyPatch) -> None
     made = world(3)
     assert torch.allclose(decode(made.run(*network())[RESEARCHER][0]), EXPECTED, atol=2**-14)
     assert max(message.number for _, _, message, _ in made.said if isinstance(message, Dealt)) > 1
+
+
+def test_what_is_long_is_attached(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("smpc_fl.protocols.computing_seals.SEALED", 40)
+    made = world()
+    assert torch.allclose(decode(made.run(*network())[RESEARCHER][0]), EXPECTED, atol=2**-14)
+    long = [send.attachment for _, _, message, send in made.said if isinstance(message, Openings)]
+    assert None in long
+    assert any(attached is not None for attached in long)
 
 
 def test_messages_may_come_in_any_order_that_links_allow() -> None:
@@ -165,7 +174,7 @@ def test_a_mask_of_another_run_is_refused() -> None:
 
     def exchange(delivery: Delivery) -> Sequence[Delivery]:
         if isinstance(delivery[2], Dealt) and delivery[1] == stale[1] and delivery[2].number == 0:
-            return [(delivery[0], delivery[1], delivery[2], stale[3])]
+            return [(delivery[0], delivery[1], stale[2], stale[3])]
         return [delivery]
 
     made.tamper = exchange
@@ -177,9 +186,9 @@ def test_the_same_program_on_the_same_tensors_is_masked_anew() -> None:
     made = world()
     for _ in range(2):
         made.run(*network())
-    openings = [bytes(send.attachment) for _, _, message, send in made.said if isinstance(message, Openings)]
+    openings = [message.sealed for _, _, message, _ in made.said if isinstance(message, Openings)]
     assert len(set(openings)) == len(openings)
-    streams = {bytes(send.attachment) for _, _, message, send in made.said if isinstance(message, Dealt)}
+    streams = {message.sealed for _, _, message, _ in made.said if isinstance(message, Dealt)}
     assert len(streams) == sum(isinstance(message, Dealt) for _, _, message, _ in made.said)
 
 
@@ -316,7 +325,7 @@ def tampered(
         if not isinstance(message, kind) or done:
             return [delivery]
         done.append(True)
-        return [(sender, to, message, replace(send, attachment=change(bytearray(send.attachment))))]
+        return [(sender, to, msgspec.structs.replace(message, sealed=change(bytearray(message.sealed))), send)]
 
     return tamper
 
@@ -325,7 +334,7 @@ def tampered(
     ("kind", "change", "error"),
     [
         (Openings, lambda data: bytes([data[0] ^ 1]) + bytes(data[1:]), DecryptionFailed),
-        (Openings, lambda data: None, MalformedMessage),
+        (Openings, lambda data: b"", MalformedMessage),
         (Openings, lambda data: bytes(data[:-9]), DecryptionFailed),
         (Dealt, lambda data: bytes(data[:-1]), MalformedMessage),
         (Dealt, lambda data: bytes(len(data)), DecryptionFailed),
@@ -349,7 +358,7 @@ def test_what_was_altered_on_its_way_ends_the_run_for_all(
 
 
 def test_openings_of_another_round_or_run_do_not_open() -> None:
-    for change in (lambda m: Openings(m.run, m.round + 1), lambda m: Openings(m.run, m.round + 7)):
+    for change in (lambda m: Openings(m.run, m.round + 1, m.sealed), lambda m: Openings(m.run, m.round + 7, m.sealed)):
         made = world()
         run = going(made)
         done: list[str] = []
@@ -378,7 +387,7 @@ def test_what_is_said_twice_ends_the_run(kind: type[Any]) -> None:
 def test_a_part_that_does_not_exist_is_misbehaviour() -> None:
     made = world()
     run = going(made)
-    made.tamper = lambda d: [(d[0], d[1], Dealt(d[2].run, 99), d[3])] if isinstance(d[2], Dealt) else [d]
+    made.tamper = lambda d: [(d[0], d[1], Dealt(d[2].run, 99, d[2].sealed), d[3])] if isinstance(d[2], Dealt) else [d]
     assert_all_name({RESEARCHER: run.finish()[RESEARCHER]}, PROVIDER, PeerMisbehaviour)
 
 
