@@ -6,7 +6,6 @@ Imports neither torch nor syft: it adds integers. One that computes on shared te
 from __future__ import annotations
 
 import asyncio
-import importlib
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -88,7 +87,7 @@ class Aggregator(Node):
             await self._begin((bytes.fromhex(run), int(round_number), int(attempt)))
         roles = {"owner", "coordinator"}
         if self.config.computing.providers:
-            importlib.import_module("smpc_fl.shared_tensors.party")  # torch, which takes its time: before the first run
+            import smpc_fl.shared_tensors.party  # noqa: F401  (torch, which takes its time: before the first run)
             roles |= {"aggregator", "researcher"}
             await self.roster_changed()
         self.server = await web.listen(self, self.config, self._status, roles=roles)

@@ -5,7 +5,6 @@ Its operator is nobody else in the federation: who deals, and is a party as well
 
 from __future__ import annotations
 
-import importlib
 from typing import Any
 
 from smpc_fl.nodes.computing import Computing
@@ -32,7 +31,7 @@ class Provider(Node):
         self._computing = Computing(self, lambda run, who: ComputingProvider(self.party, rules, run, who, self.entropy))
 
     async def open(self) -> None:
-        importlib.import_module("smpc_fl.shared_tensors.dealing")  # torch, which takes its time: before the first run
+        import smpc_fl.shared_tensors.dealing  # noqa: F401  (torch, which takes its time: before the first run)
         self.server = await web.listen(self, self.config, self._status, roles={"aggregator", "researcher"})
 
     async def stop(self) -> None:
