@@ -88,6 +88,7 @@ class Aggregator(Node):
         roles = {"owner", "coordinator"}
         if self.config.computing.providers:
             import smpc_fl.shared_tensors.party  # noqa: F401  (torch, which takes its time: before the first run)
+
             roles |= {"aggregator", "researcher"}
             await self.roster_changed()
         self.server = await web.listen(self, self.config, self._status, roles=roles)

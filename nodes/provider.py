@@ -32,6 +32,7 @@ class Provider(Node):
 
     async def open(self) -> None:
         import smpc_fl.shared_tensors.dealing  # noqa: F401  (torch, which takes its time: before the first run)
+
         self.server = await web.listen(self, self.config, self._status, roles={"aggregator", "researcher"})
 
     async def stop(self) -> None:
