@@ -16,7 +16,7 @@ from rich.console import Console
 from torch import nn
 
 import smpc_fl as sf
-from examples.images.data import load_mnist
+from images.data import load_mnist
 from smpc_fl.shared_tensors.reading import predict
 from smpc_fl.shared_tensors.session import LocalParties
 from smpc_fl.shared_tensors.tensor import Desk, SharedTensor

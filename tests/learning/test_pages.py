@@ -14,6 +14,7 @@ SAYS = {
     "personal": ["global", "fine-tuned", "Ditto", "own head"],
     "traffic": ["None", "bytes a round"],
     "homomorphic": ["mean", "from shares 0.0"],
+    "shared_tensors": ["Cost(rounds=", "tensor("],
 }
 
 
