@@ -12,11 +12,11 @@ import os
 import time
 
 import torch
+from images.data import load_mnist
 from rich.console import Console
 from torch import nn
 
 import smpc_fl as sf
-from images.data import load_mnist
 from smpc_fl.shared_tensors.reading import predict
 from smpc_fl.shared_tensors.session import LocalParties
 from smpc_fl.shared_tensors.tensor import Desk, SharedTensor
