@@ -35,6 +35,8 @@ log = structlog.get_logger()
 
 FRESH = 300.0
 """Seconds that keys which were asked for ahead are used; their givers keep them longer."""
+CLOSING = 2.0
+"""Seconds that members have to take the news that a session is over."""
 LONG = 1 << 18
 """Elements from which on a step of the researcher's own runs in a thread."""
 
@@ -159,8 +161,10 @@ class SharedSession:
             ) from None
 
     async def _close(self) -> None:
-        for going in list(self._runs.values()):
-            going.end(Unavailable("the session was closed"))
+        """Runs end here, and with the members, who are told before the connections close."""
+        ending = [going.give_up() for going in list(self._runs.values())]
+        if ending:
+            await asyncio.wait(ending, timeout=CLOSING)
         for dialer in self._dialers.values():
             await dialer.stop()
 
@@ -248,6 +252,12 @@ class _Going:
         self._sending: set[asyncio.Task[None]] = set()
         self.queue.put_nowait(Start())
         self._task = loop.create_task(self._live())
+
+    def give_up(self) -> asyncio.Task[None]:
+        """Ends it, if it goes on still; done when the members were told."""
+        error = Unavailable("the session was closed", peer=self.machine.provider)
+        self.queue.put_nowait(PeerGone(self.machine.provider, error))
+        return self._task
 
     async def _live(self) -> None:
         try:

@@ -4,7 +4,8 @@
     KEYED    TensorShare                    ENDED    -> TensorHeld, Finished (the share is among the tensors)
              ComputationOffer               RUNNING  -> Openings (as soon as nothing is lacking)
              Openings, Dealt                KEYED    they wait for the offer, which may come later
-             Tick after KEY_LIFE            ENDED    -> Finished: nobody went on
+             Tick after KEY_LIFE, PeerGone of the researcher
+                                            ENDED    -> Finished: nobody went on
     RUNNING  Openings, Dealt                RUNNING  -> Openings of the next round
              the last Openings              ENDED    -> ComputationDone, Finished (outputs are among the tensors)
              Tick after the deadline        ENDED    -> ComputationFailed naming who was waited for
@@ -109,6 +110,8 @@ class ComputingParty:
                 return [Persist(RunTaken()), Send(self.researcher, key), WakeAt(self._until)]
             case Received():
                 return self._received(event, now)
+            case PeerGone(peer=peer) if peer == self.researcher and self._terms is None:
+                return self._end(None)
             case PeerGone(peer=peer) | PeerUp(peer=peer):
                 return self._gone(peer)
             case Tick() if now >= self._until:

@@ -2,7 +2,8 @@
 
     ASKED    Start                          KEYED    -> Persist (this run id is used up), ComputingKey
     KEYED    ComputationOffer               DEALING  -> Dealt number 0 (a seed) to each party, GoOn
-             Tick after KEY_LIFE            ENDED    -> Finished: nobody went on
+             Tick after KEY_LIFE, PeerGone of the researcher
+                                            ENDED    -> Finished: nobody went on
     DEALING  Continue                       DEALING  -> Dealt, the next part of a party's corrections, GoOn
              the last Continue              ENDED    -> Finished
              Tick after the deadline        ENDED    -> ComputationFailed
@@ -93,6 +94,8 @@ class ComputingProvider:
                 raise MalformedMessage(f"a provider takes no {type(other).__name__}", peer=sender, phase=PHASE)
             case Continue():
                 return self._deal()
+            case PeerGone(peer=peer) if peer == self.researcher and self._terms is None:
+                return self._end(None)
             case PeerGone(peer=peer) | PeerUp(peer=peer):
                 return self._gone(peer)
             case Tick() if now >= self._until:

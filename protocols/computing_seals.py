@@ -18,6 +18,8 @@ from smpc_fl.protocols.messages import SEALED, ComputationDone, Dealt, Openings
 from smpc_fl.protocols.party import Party
 from smpc_fl.sealing import TAG, Agreement, KeyPair, Stream
 
+PIECE = 1 << 20
+"""Bytes of a fragment of what is attached: the largest that the transport has, for this is megabytes."""
 OPENINGS, DEALT, OUTPUTS, TENSOR = "party>party openings", "provider>party dealt", "party>researcher outputs", "tensor"
 
 
@@ -64,7 +66,7 @@ class Seals:
 def posted(party: Party, to: str, message: Openings | Dealt | ComputationDone, sealed: memoryview) -> Send:
     """A sealed text inside its message, or attached to it where it is long."""
     if sealed.nbytes > SEALED:
-        return Send(to, party.sign(message), sealed)
+        return Send(to, party.sign(message), sealed, PIECE)
     return Send(to, party.sign(msgspec.structs.replace(message, sealed=bytes(sealed))))
 
 

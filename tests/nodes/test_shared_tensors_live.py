@@ -27,9 +27,9 @@ def chain(x: SharedTensor, length: int) -> SharedTensor:
 
 
 def killed(federation: LocalFederation, session: SharedSession, victim: str) -> SmpcError:
-    """What a run of a thousand rounds ends with, of which a member is killed in the midst."""
+    """What a run of six hundred rounds ends with, of which a member is killed in the midst."""
     x = Desk(session).share(X)
-    long = chain(x, 300)
+    long = chain(x, 150)
 
     def kill() -> None:
         while not any(going.machine.state is State.RUNNING for going in list(session._runs.values())):
@@ -58,7 +58,7 @@ def again(session: SharedSession) -> torch.Tensor:
 
 def test_runs_between_processes_and_their_deaths() -> None:
     with (
-        LocalFederation({}, aggregators=3, provider=True) as federation,
+        LocalFederation({}, aggregators=2, provider=True) as federation,
         federation.shared_tensors(deadline=DEADLINE) as session,
     ):
         # They know one another once a run has gone well; what follows is about connections that were there.

@@ -309,7 +309,11 @@ def test_before_the_statement_nobodys_connection_matters() -> None:
     run.finish()
     for member in (*made.parties, PROVIDER):
         run.feed(member, PeerGone(made.parties[0], Unavailable("gone")))
-    assert not run.outcomes
+        run.feed(member, PeerUp(RESEARCHER))
+        assert not run.outcomes
+    for member in (*made.parties, PROVIDER):  # but the researcher's: nobody will go on
+        run.feed(member, PeerGone(RESEARCHER, Unavailable("gone")))
+        assert run.outcomes[member] is None
 
 
 # --- lies ---
