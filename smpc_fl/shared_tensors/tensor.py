@@ -153,6 +153,7 @@ class Desk:
     def __init__(self, session: Session) -> None:
         self.session = session
         self._draft = Draft()
+        self._read: dict[str, SharedTensor] = {}  # what the draft needs stays, whoever else has let go of it
         self._drafted: weakref.WeakValueDictionary[int, SharedTensor] = weakref.WeakValueDictionary()
 
     def share(self, values: torch.Tensor) -> SharedTensor:
@@ -171,12 +172,15 @@ class Desk:
         if tensor._desk is not self:
             raise BadInput("shared tensors of two sessions do not mix: share one of them again")
         if tensor._stored:
+            self._read[tensor._stored] = tensor
             return self._draft.input(tensor._stored, tensor.shape, tensor.scale)
         assert tensor._value is not None
         return tensor._value
 
     def cost(self, *tensors: SharedTensor) -> Cost:
-        return cost(self._program(tensors), len(self.session.parties))
+        price = cost(self._program(tensors), len(self.session.parties))
+        self._tidy()
+        return price
 
     def compute(self, *tensors: SharedTensor) -> None:
         """All that these need, in one program."""
@@ -192,8 +196,11 @@ class Desk:
             tensor._value, tensor.scale = None, SCALE if tensor.scale > SCALE else tensor.scale
             tensor._keep(name)
             self._drafted.pop(id(tensor), None)
+        self._tidy()
+
+    def _tidy(self) -> None:
         if not self._drafted:
-            self._draft = Draft()  # nobody asks for its steps any more
+            self._draft, self._read = Draft(), {}  # nobody asks for its steps any more
 
     def run(self, program: Program, draft: Draft, inputs: Mapping[str, SharedTensor]) -> list[SharedTensor]:
         """The outputs of a program that was written in a draft of its own. `inputs`: by name; what the program does not ask

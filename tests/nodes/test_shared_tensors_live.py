@@ -56,7 +56,8 @@ def again(session: SharedSession) -> torch.Tensor:
             return opened
 
 
-def test_runs_between_processes_and_their_deaths() -> None:
+@pytest.mark.parametrize("victim", ["provider", pytest.param("aggregator-2", marks=pytest.mark.slow)])
+def test_runs_between_processes_and_their_deaths(victim: str) -> None:
     with (
         LocalFederation({}, aggregators=2, provider=True) as federation,
         federation.shared_tensors(deadline=DEADLINE) as session,
@@ -72,8 +73,7 @@ def test_runs_between_processes_and_their_deaths() -> None:
         with pytest.raises(BadInput, match="forgotten"):
             session.open(name)
 
-        for victim in ("aggregator-2", "provider"):
-            error = killed(federation, session, victim)
-            assert error.peer == victim
-            assert victim in error.message
-            assert torch.equal(again(session), torch.relu(X))
+        error = killed(federation, session, victim)
+        assert error.peer == victim
+        assert victim in error.message
+        assert torch.equal(again(session), torch.relu(X))

@@ -220,6 +220,13 @@ def test_what_is_drafted_goes_on_after_others_are_computed(desk: Desk) -> None:
     torch.testing.assert_close(later.get(), X * 2, atol=2.0**-16, rtol=0)
 
 
+def test_what_a_draft_reads_stays_until_it_is_computed() -> None:
+    session = LocalParties(seeded(5), 2)
+    y = Desk(session).share(X) * 2  # the tensor itself is gone
+    torch.testing.assert_close(y.get(), X * 2, atol=2.0**-16, rtol=0)
+    assert len(session._stored) == 1, "and goes then"
+
+
 def test_sessions_do_not_mix(desk: Desk) -> None:
     other = Desk(LocalParties(seeded(3), 2)).share(X)
     with pytest.raises(BadInput, match="two sessions do not mix"):
