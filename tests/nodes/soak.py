@@ -22,6 +22,8 @@ LIMIT = 1.0
 """MB an hour that a process may grow."""
 WARM_UP = 180.0
 """Seconds of a process's life that do not count: caches fill, the first of everything is loaded."""
+LEAST = 1 / 6
+"""Hours of warm life that a slope is judged by: those who are killed every minute have too little of it."""
 ROUNDS = 100
 MORTAL = {COORDINATOR: 1, **dict.fromkeys((*AGGREGATORS[:2], *OWNERS[:2]), 6)}
 """Who is killed, and how often beside the others."""
@@ -136,7 +138,8 @@ def main() -> int:
 def _tell(memory: Memory, warm_up: float) -> float | None:
     slopes = memory.slopes(warm_up)
     for node, (slope, hours) in slopes.items():
-        print(f"  {node:14} {slope:+7.2f} MB/h over {hours * 60:.0f} min of warm processes (limit {LIMIT})")
+        judged = f"limit {LIMIT}" if hours >= LEAST else "too short to judge by"
+        print(f"  {node:14} {slope:+7.2f} MB/h over {hours * 60:.0f} min of warm processes ({judged})")
     for (node, pid), samples in memory.samples.items():
         if len(samples) > warm_up:
             warm = [size for age, size in samples if age > warm_up]
@@ -144,7 +147,7 @@ def _tell(memory: Memory, warm_up: float) -> float | None:
                 print(
                     f"  {node:14} pid {pid}: {samples[0][1]:.1f} MB at first, {warm[0]:.1f} warm, {warm[-1]:.1f} at last"
                 )
-    return max((slope for slope, _ in slopes.values()), default=None)
+    return max((slope for slope, hours in slopes.values() if hours >= LEAST), default=None)
 
 
 if __name__ == "__main__":
