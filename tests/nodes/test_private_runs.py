@@ -74,8 +74,11 @@ def test_a_clip_that_adapts() -> None:
     clips = [round_.clip for round_ in run.rounds]
     assert clips[0] == 2.0
     for before, after in zip(run.rounds, clips[1:], strict=False):
-        unclipped = 1 - before.clipped / 40
-        assert after == pytest.approx(before.clip * math.exp(-0.5 * (unclipped - 0.2)), rel=0.02)
+        told = after / before.clip
+        if 0 < before.clipped < 40:
+            assert told == pytest.approx(math.exp(-0.5 * (1 - before.clipped / 40 - 0.2)), rel=0.02)
+        else:  # the noisy count may lie beyond what can be told
+            assert abs(math.log(told) + 0.5 * (1 - before.clipped / 40 - 0.2)) < 0.5 * 20 / 40
     assert clips[-1] < 1.0
     assert run.rounds[-1].worst_error < 0.8 * run.rounds[0].worst_error
     with pytest.raises(BadInput, match="weights='equal'"):

@@ -494,7 +494,7 @@ def receipts_before_the_total_is_written(patch: pytest.MonkeyPatch) -> None:
     where=loses_messages,
 )
 def adds_a_partial_sum_again(patch: pytest.MonkeyPatch) -> None:
-    def forget(self: CoordinatorRound, sender: str, message: Any, attachment: Any) -> None:
+    def forget(self: CoordinatorRound, sender: str, *_: Any) -> None:
         self._partials.discard(sender)
 
     _before(patch, CoordinatorRound, "_partial", forget)
