@@ -85,9 +85,9 @@ def test_roles_are_the_literal() -> None:
 def test_members_by_role() -> None:
     assert [member.id for member in ROSTER.owners] == ["alice", "bob"]
     assert [member.id for member in ROSTER.aggregators] == ["agg-1", "agg-2"]
-    assert ROSTER.providers == ()
+    assert current().providers == ()
     dealer = Member("dealer", "provider", key(14), "wss://10.0.0.2:8443")
-    assert with_changes(add=(dealer,)).providers == (dealer,)
+    assert current(with_changes(add=(dealer,))).providers == (dealer,)
     assert ROSTER.coordinator.id == "hub"
     assert [member.id for member in ROSTER.of_role("researcher")] == ["rae"]
     with pytest.raises(UnknownMember, match="no coordinator"):
