@@ -73,6 +73,7 @@ def test_without_the_ratings_it_says_what_to_install(monkeypatch: pytest.MonkeyP
         load()
 
 
+@pytest.mark.slow
 def test_traffic_counts_what_owners_upload(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -90,6 +91,7 @@ def test_traffic_counts_what_owners_upload(
     assert f" {plain / kept['bytes']:.1f} x " in shown
 
 
+@pytest.mark.slow
 def test_uneven_data_are_compared_draw_by_draw(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
