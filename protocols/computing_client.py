@@ -25,7 +25,8 @@ from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import commands
 from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Received, Send, Start, Tick, WakeAt
 from smpc_fl.protocols.computing import PHASE, key_in, statement_hash
-from smpc_fl.protocols.computing_party import carrier, error_in, failure, late, lost, tensor_hash
+from smpc_fl.protocols.computing_member import error_in, failure, late, lost
+from smpc_fl.protocols.computing_party import carrier, tensor_hash
 from smpc_fl.protocols.computing_program import Checked
 from smpc_fl.protocols.computing_seals import OUTPUTS, TENSOR, Seals, received
 from smpc_fl.protocols.messages import (

@@ -19,7 +19,6 @@ What is nobody's business in this run is refused (raised) and changes nothing. S
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
@@ -31,27 +30,22 @@ from smpc_fl.errors import (
     LimitExceeded,
     MalformedMessage,
     PeerMisbehaviour,
-    RunFailed,
     SmpcError,
-    Unavailable,
     WrongRole,
-    from_code,
 )
 from smpc_fl.hashing import digest
 from smpc_fl.prg import SEED_SIZE
-from smpc_fl.protocols import computing_program as programs
 from smpc_fl.protocols.codec import encode
-from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Persist, Received, Send, Start, Tick, WakeAt
-from smpc_fl.protocols.computing import KEY_LIFE, PHASE, Command, ComputingRules, Event, RunTaken, Terms, check
+from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Received, Send, Start, Tick, WakeAt
+from smpc_fl.protocols.computing import PHASE, Command, ComputingRules, Event, Terms
+from smpc_fl.protocols.computing_member import Member, late, lost
 from smpc_fl.protocols.computing_seals import DEALT, OPENINGS, OUTPUTS, TENSOR, Seals, posted, received
 from smpc_fl.protocols.computing_tensors import Held, Tensors
 from smpc_fl.protocols.envelopes import check_key
 from smpc_fl.protocols.messages import (
-    LONGEST_TEXT,
     ComputationDone,
     ComputationFailed,
     ComputationOffer,
-    ComputingKey,
     Dealt,
     Openings,
     TensorHeld,
@@ -59,7 +53,7 @@ from smpc_fl.protocols.messages import (
 )
 from smpc_fl.protocols.party import Party
 from smpc_fl.ring import ring
-from smpc_fl.sealing import TAG, KeyPair
+from smpc_fl.sealing import TAG
 from smpc_fl.shares import Context, stream
 
 if TYPE_CHECKING:
@@ -79,20 +73,16 @@ class State(Enum):
     ENDED = auto()
 
 
-class ComputingParty:
+class ComputingParty(Member):
     """`run` was asked for by `researcher`. `tensors`: what this party holds, for all runs."""
 
     def __init__(
         self, party: Party, rules: ComputingRules, run: bytes, researcher: str, tensors: Tensors, entropy: Entropy
     ) -> None:
+        super().__init__(party, rules, run, researcher, entropy)
         self.state = State.ASKED
-        self.run = run
-        self.researcher = researcher
-        self._party, self._rules, self._tensors = party, rules, tensors
-        self._own: KeyPair | None = KeyPair.generate(entropy)
+        self._tensors = tensors
         self._early: list[Received] = []
-        self._terms: Terms | None = None
-        self._until = 0.0
         self._engine: PartyRun | None = None
         self._given: dict[int, Words] = {}
         self._later: list[Correction | Opened] = []  # what was opened before the seed was there
@@ -104,10 +94,8 @@ class ComputingParty:
             return []
         match event:
             case Start():
-                self.state, self._until = State.KEYED, now + KEY_LIFE
-                assert self._own is not None
-                key = self._party.sign(ComputingKey(self.run, self._own.public))
-                return [Persist(RunTaken()), Send(self.researcher, key), WakeAt(self._until)]
+                self.state = State.KEYED
+                return self._give_key(now)
             case Received():
                 return self._received(event, now)
             case PeerGone(peer=peer) if peer == self.researcher and self._terms is None:
@@ -218,10 +206,8 @@ class ComputingParty:
     # --- the run ---
 
     def _begin(self, offer: ComputationOffer, publics: Any, now: float) -> list[Command]:
-        terms = check(offer.computation, self._party, now=now)
+        terms = self._agreed(offer, now)
         statement, me = terms.statement, self._party.id
-        if terms.owner != self.researcher or statement.run != self.run:
-            raise ComputationRefused("this is the statement of another run", phase=PHASE)
         assert self._own is not None
         if terms.keys.get(me) != self._own.public or me not in terms.parties:
             raise ComputationRefused("the statement has another key of this party than it gave", phase=PHASE)
@@ -230,14 +216,7 @@ class ComputingParty:
                 f"{me} does not trust {terms.provider} to deal: its operator lists crypto providers in its configuration",
                 phase=PHASE,
             )
-        checked = programs.read(offer.program)
-        if checked.digest != statement.program:
-            raise ComputationRefused("the program is not the one that the statement names", phase=PHASE)
-        if checked.size > self._rules.most:
-            raise LimitExceeded(
-                f"the program makes values of {checked.size} bytes, this party's limit is {self._rules.most}: run it in parts",
-                phase=PHASE,
-            )
+        checked = self._program(offer, terms, "party")
         if any(output >= len(checked.program.outputs) for output in statement.revealed):
             raise ComputationRefused("an output to be revealed is none of the program's", phase=PHASE)
         if len(statement.inputs) != len(checked.inputs):
@@ -338,19 +317,6 @@ class ComputingParty:
         self._own, self._engine, self._given, self._early, self._later = None, None, {}, [], []
         return [Finished(error)]
 
-    def _fail(self, error: SmpcError) -> list[Command]:
-        """Everybody hears of it at once: nobody waits for its deadline."""
-        blame(error, self._party.id)
-        members = {self.researcher} if self._terms is None else self._terms.members
-        failed = self._party.sign(failure(self.run, error))
-        told: list[Command] = [Send(member, failed) for member in sorted(members) if member != self._party.id]
-        return [*told, *self._end(error)]
-
-    def _told(self, sender: str, failed: ComputationFailed) -> list[Command]:
-        members = {self.researcher} if self._terms is None else self._terms.members
-        # Others have nothing to say here; before the statement, a member may have heard of a failure that is on its way to us.
-        return self._end(error_in(failed)) if sender in members else []
-
     def _gone(self, peer: str) -> list[Command]:
         """A connection that was lost, or made anew: what was on its way is lost with it."""
         if self._terms is None or peer not in self._terms.members - {self.researcher}:
@@ -384,35 +350,3 @@ def carrier(message: TensorShare) -> str:
 def tensor_hash(owner: str, message: TensorShare) -> bytes:
     """What the shares of a tensor are bound to."""
     return digest("smpc-fl/1 tensor", owner.encode(), encode(message))
-
-
-def blame(error: SmpcError, member: str) -> None:
-    """What names nobody is this member's own, but for different openings, of which nobody can tell whose they are."""
-    error.phase = error.phase or PHASE
-    if not isinstance(error, Equivocation):
-        error.peer = error.peer or member
-
-
-def failure(run: bytes, error: SmpcError) -> ComputationFailed:
-    return ComputationFailed(run, error.code, error.message[:LONGEST_TEXT], error.peer or "")
-
-
-def error_in(failed: ComputationFailed) -> SmpcError:
-    """What a member has ended a run with."""
-    return from_code(failed.code, failed.text, peer=failed.member or None, phase=PHASE)
-
-
-def lost(peer: str) -> SmpcError:
-    return Unavailable(
-        f"the connection to {peer} was lost in the midst of the run, of which nothing is left: run it again",
-        peer=peer,
-        phase=PHASE,
-    )
-
-
-def late(peers: Sequence[str]) -> SmpcError:
-    return RunFailed(
-        f"the deadline passed while {', '.join(peers)} had not said what the run waits for: run it again",
-        peer=peers[0] if peers else None,
-        phase=PHASE,
-    )

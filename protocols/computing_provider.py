@@ -21,28 +21,23 @@ from collections.abc import Iterator
 from enum import Enum, auto
 
 from smpc_fl.entropy import Entropy
-from smpc_fl.errors import ComputationRefused, InternalError, LimitExceeded, MalformedMessage, SmpcError, WrongRole
+from smpc_fl.errors import ComputationRefused, InternalError, MalformedMessage, SmpcError, WrongRole
 from smpc_fl.prg import SEED_SIZE
-from smpc_fl.protocols import computing_program as programs
-from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Persist, Received, Send, Start, Tick, WakeAt
+from smpc_fl.protocols.commands import Finished, PeerGone, PeerUp, Received, Send, Start, Tick, WakeAt
 from smpc_fl.protocols.computing import (
-    KEY_LIFE,
     PHASE,
     Command,
     ComputingRules,
     Continue,
     Event,
     GoOn,
-    RunTaken,
     Terms,
-    check,
 )
-from smpc_fl.protocols.computing_party import blame, error_in, failure, late, lost
+from smpc_fl.protocols.computing_member import Member, late, lost
 from smpc_fl.protocols.computing_program import Checked
 from smpc_fl.protocols.computing_seals import DEALT, Seals, posted
-from smpc_fl.protocols.messages import ComputationFailed, ComputationOffer, ComputingKey, Dealt
+from smpc_fl.protocols.messages import ComputationFailed, ComputationOffer, Dealt
 from smpc_fl.protocols.party import Party
-from smpc_fl.sealing import KeyPair
 
 Part = tuple[str, int, bytes]
 """For whom, its number, and its bytes."""
@@ -55,17 +50,13 @@ class State(Enum):
     ENDED = auto()
 
 
-class ComputingProvider:
+class ComputingProvider(Member):
     """`run` was asked for by `researcher`."""
 
     def __init__(self, party: Party, rules: ComputingRules, run: bytes, researcher: str, entropy: Entropy) -> None:
+        super().__init__(party, rules, run, researcher, entropy)
         self.state = State.ASKED
-        self.run = run
-        self.researcher = researcher
-        self._party, self._rules, self._entropy = party, rules, entropy
-        self._own: KeyPair | None = KeyPair.generate(entropy)
-        self._terms: Terms | None = None
-        self._until = 0.0
+        self._entropy = entropy
         self._parts: Iterator[Part] = iter(())
         self.size = 0
 
@@ -75,10 +66,8 @@ class ComputingProvider:
             return []
         match event:
             case Start():
-                self.state, self._until = State.KEYED, now + KEY_LIFE
-                assert self._own is not None
-                key = self._party.sign(ComputingKey(self.run, self._own.public))
-                return [Persist(RunTaken()), Send(self.researcher, key), WakeAt(self._until)]
+                self.state = State.KEYED
+                return self._give_key(now)
             case Received(sender=sender, message=ComputationFailed() as failed):
                 return self._told(sender, failed)
             case Received(sender=sender, message=ComputationOffer() as offer):
@@ -108,21 +97,11 @@ class ComputingProvider:
         return self.state not in (State.ASKED, State.KEYED)
 
     def _begin(self, offer: ComputationOffer, now: float) -> list[Command]:
-        terms = check(offer.computation, self._party, now=now)
-        if terms.owner != self.researcher or terms.statement.run != self.run:
-            raise ComputationRefused("this is the statement of another run", phase=PHASE)
+        terms = self._agreed(offer, now)
         assert self._own is not None
         if terms.provider != self._party.id or terms.keys[self._party.id] != self._own.public:
             raise ComputationRefused("the statement has another provider's key, or one that was not given", phase=PHASE)
-        checked = programs.read(offer.program)
-        if checked.digest != terms.statement.program:
-            raise ComputationRefused("the program is not the one that the statement names", phase=PHASE)
-        if checked.size > self._rules.most:
-            raise LimitExceeded(
-                f"the program makes values of {checked.size} bytes, this provider's limit is {self._rules.most}: "
-                "run it in parts",
-                phase=PHASE,
-            )
+        checked = self._program(offer, terms, "provider")
         seeds = [self._entropy(SEED_SIZE) for _ in terms.parties]
         if len(set(seeds)) != len(seeds):
             raise InternalError("the source of entropy gave the same seed twice: it must not be used")
@@ -143,17 +122,6 @@ class ComputingProvider:
         self.state = State.ENDED
         self._own, self._parts = None, iter(())
         return [Finished(error)]
-
-    def _fail(self, error: SmpcError) -> list[Command]:
-        blame(error, self._party.id)
-        members = {self.researcher} if self._terms is None else self._terms.members
-        failed = self._party.sign(failure(self.run, error))
-        told: list[Command] = [Send(member, failed) for member in sorted(members) if member != self._party.id]
-        return [*told, *self._end(error)]
-
-    def _told(self, sender: str, failed: ComputationFailed) -> list[Command]:
-        members = {self.researcher} if self._terms is None else self._terms.members
-        return self._end(error_in(failed)) if sender in members else []
 
     def _gone(self, peer: str) -> list[Command]:
         return [] if self._terms is None or peer not in self._terms.parties else self._fail(lost(peer))

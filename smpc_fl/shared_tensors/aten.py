@@ -29,21 +29,6 @@ Operand = Value | torch.Tensor | float
 Function = Callable[..., Any]
 
 
-def scaled(x: Value, number: float) -> Value:
-    """x · number: exact for whole numbers and powers of two, else within 2^-20 of itself. Local where x is narrow."""
-    if float(number).is_integer() and abs(number) < 2.0**31:
-        return x * int(number)
-    if not math.isfinite(number):
-        raise BadInput(f"a shared tensor times {number} means nothing")
-    mantissa, exponent = math.frexp(number)
-    if abs(mantissa) == 0.5 and 1 - exponent < RANGE_BITS - x.scale:
-        return exact.factor(x, torch.tensor(number, dtype=torch.float64), 1 - exponent)
-    x = x.draft.narrow(x)
-    return exact.factor(
-        x, torch.tensor(number, dtype=torch.float64), min(max(SCALE, 20 - exponent), RANGE_BITS - 1 - x.scale)
-    )
-
-
 # --- element by element ---
 
 
