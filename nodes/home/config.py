@@ -253,6 +253,9 @@ class AggregatorPolicy(_Table, frozen=True, kw_only=True):
 
 
 Mebibytes = Annotated[int, Meta(ge=1, le=1 << 20)]
+_ProgramSize = Annotated[
+    Mebibytes, Meta(description="MiB of all the values that one program may make, and of what is dealt for it.")
+]
 
 
 class ComputingPolicy(_Table, frozen=True, kw_only=True):
@@ -267,9 +270,7 @@ class ComputingPolicy(_Table, frozen=True, kw_only=True):
         ),
     ] = ()
     tensors: Annotated[Mebibytes, Meta(description="MiB for the shares of all tensors together.")] = 4096
-    program: Annotated[
-        Mebibytes, Meta(description="MiB of all the values that one program may make, and of what is dealt for it.")
-    ] = 8192
+    program: _ProgramSize = 8192
 
 
 class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
@@ -281,9 +282,7 @@ class AggregatorConfig(_Node, frozen=True, kw_only=True, tag="aggregator"):
 
 
 class ProviderPolicy(_Table, frozen=True, kw_only=True):
-    program: Annotated[
-        Mebibytes, Meta(description="MiB of all the values that one program may make, and of what is dealt for it.")
-    ] = 8192
+    program: _ProgramSize = 8192
 
 
 class ProviderConfig(_Node, frozen=True, kw_only=True, tag="provider"):
