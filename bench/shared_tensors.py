@@ -52,7 +52,7 @@ def measure(draft: Draft, output: Value, parties: int, repeats: int = REPEATS) -
     }
     runs = []
     for _ in range(repeats):
-        room = Room(draft, [output], inputs, entropy=os.urandom, parties=parties)
+        room = Room.of(draft, [output], inputs, entropy=os.urandom, parties=parties)
         spent = [0.0] * parties
         queue: deque[tuple[int, Command]] = deque()
 

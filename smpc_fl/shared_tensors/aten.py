@@ -7,7 +7,6 @@ take part in is computed by torch itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
@@ -17,13 +16,13 @@ import torch
 from smpc_fl.errors import BadInput, PlanRejected
 from smpc_fl.shared_tensors import order
 from smpc_fl.shared_tensors.draft import Value
-from smpc_fl.shared_tensors.functions import activations, exact, layers, losses, norms, shapes, statistics
+from smpc_fl.shared_tensors.functions import activations, layers, losses, norms, shapes, statistics
+from smpc_fl.shared_tensors.functions.exact import scaled
 from smpc_fl.shared_tensors.functions.exponential import exp as exponential
 from smpc_fl.shared_tensors.functions.logarithm import log
 from smpc_fl.shared_tensors.functions.reciprocal import divide, reciprocal
 from smpc_fl.shared_tensors.functions.roots import rsqrt, sqrt
 from smpc_fl.shared_tensors.functions.softmax import log_softmax, softmax
-from smpc_fl.shared_tensors.words import RANGE_BITS, SCALE
 
 Operand = Value | torch.Tensor | float
 Function = Callable[..., Any]
@@ -170,21 +169,20 @@ def _bilinear(f: Function) -> Function:
 def _conv2d(
     x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Value:  # fmt: skip
-    if set([dilation] if isinstance(dilation, int) else dilation) != {1}:
-        raise BadInput("a convolution of shared tensors has no dilation")
+    _check_dilation(dilation)
     return layers.conv2d(x, weight, bias, stride, _padding(padding, weight.shape[2:]), groups)
 
 
 def _conv1d(
     x: Value, weight: Value, bias: Value | None = None, stride: Any = 1, padding: Any = 0, dilation: Any = 1, groups: int = 1
 ) -> Value:  # fmt: skip
-    steps = [stride] if isinstance(stride, int) else list(stride)
-    pads = _padding(padding, weight.shape[2:])
-    result = _conv2d(
-        shapes.unsqueeze(x, 2), shapes.unsqueeze(weight, 2), bias, [1, *steps],
-        [0, *([pads] if isinstance(pads, int) else pads)], dilation, groups,
-    )  # fmt: skip
-    return shapes.squeeze(result, 2)
+    _check_dilation(dilation)
+    return layers.conv1d(x, weight, bias, _pair(stride)[0], _pair(_padding(padding, weight.shape[2:]))[0], groups)
+
+
+def _check_dilation(dilation: Any) -> None:
+    if set(_pair(dilation)) != {1}:
+        raise BadInput("a convolution of shared tensors has no dilation")
 
 
 def _padding(padding: Any, kernel: Sequence[int]) -> Any:

@@ -15,6 +15,7 @@ from smpc_fl.prg import SEED_SIZE
 from smpc_fl.shared_tensors.dealing import deal
 from smpc_fl.shared_tensors.draft import Draft, Value
 from smpc_fl.shared_tensors.party import Broadcast, Command, Correction, Finished, Openings, PartyRun
+from smpc_fl.shared_tensors.program import Program
 from smpc_fl.shared_tensors.sharing import join, split
 from smpc_fl.shared_tensors.words import Words, decode, encode
 
@@ -38,7 +39,7 @@ def evaluate_words(
     draft: Draft, outputs: Sequence[Value], inputs: Mapping[str, Words], *, entropy: Entropy, parties: int = 3
 ) -> list[Words]:
     """The same on integers as they are, from the whole ring."""
-    room = Room(draft, outputs, inputs, entropy=entropy, parties=parties)
+    room = Room.of(draft, outputs, inputs, entropy=entropy, parties=parties)
     shares = converse(room.machines, room.corrections())
     return [join([mine[step] for mine in shares]) for step in room.program.outputs]
 
@@ -72,29 +73,29 @@ def converse(
 
 
 class Room:
-    """The parties' machines with their shares of `inputs`, and the provider's seeds, before anything was said."""
+    """The parties' machines with what each is `given`, by step, and the provider's seeds, before anything was said."""
 
     def __init__(
-        self,
-        draft: Draft,
-        outputs: Sequence[Value],
-        inputs: Mapping[str, Words],
-        *,
-        entropy: Entropy,
-        parties: int,
+        self, program: Program, names: tuple[str, ...], given: Sequence[Mapping[int, Words]], entropy: Entropy
     ) -> None:
-        self.program = draft.program(*outputs)
-        self.names = tuple(f"party-{number}" for number in range(parties))
+        self.program, self.names, self.given = program, names, given
         self.run = entropy(32)
-        self.seeds = [entropy(SEED_SIZE) for _ in self.names]
-        public = draft.public_words(self.program)
-        self.given: list[dict[int, Words]] = [dict(public) for _ in self.names]
-        for number, step in enumerate(self.program.steps):
+        self.seeds = [entropy(SEED_SIZE) for _ in names]
+        self.machines = [self.machine(party) for party in range(len(names))]
+
+    @classmethod
+    def of(
+        cls, draft: Draft, outputs: Sequence[Value], inputs: Mapping[str, Words], *, entropy: Entropy, parties: int
+    ) -> Room:
+        """With shares of `inputs`, by name."""
+        program = draft.program(*outputs)
+        given: list[dict[int, Words]] = [dict(draft.public_words(program)) for _ in range(parties)]
+        for number, step in enumerate(program.steps):
             if step.operation == "input":
                 words = inputs[str(step.parameters["name"])]
-                for mine, share in zip(self.given, split(words, parties, entropy), strict=True):
+                for mine, share in zip(given, split(words, parties, entropy), strict=True):
                     mine[number] = share
-        self.machines = [self.machine(party) for party in range(parties)]
+        return cls(program, tuple(f"party-{number}" for number in range(parties)), given, entropy)
 
     def machine(self, party: int) -> PartyRun:
         """A new one."""

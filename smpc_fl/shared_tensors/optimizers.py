@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from smpc_fl.errors import BadInput
-from smpc_fl.shared_tensors.aten import scaled
 from smpc_fl.shared_tensors.draft import Value
+from smpc_fl.shared_tensors.functions.exact import scaled
 from smpc_fl.shared_tensors.functions.roots import rsqrt
 
 

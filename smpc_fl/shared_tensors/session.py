@@ -12,10 +12,8 @@ from typing import Protocol
 
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import BadInput
-from smpc_fl.prg import SEED_SIZE
-from smpc_fl.shared_tensors.dealing import deal
-from smpc_fl.shared_tensors.in_process import converse
-from smpc_fl.shared_tensors.party import Broadcast, Correction, PartyRun
+from smpc_fl.shared_tensors.in_process import Room, converse
+from smpc_fl.shared_tensors.party import Broadcast
 from smpc_fl.shared_tensors.program import Program
 from smpc_fl.shared_tensors.sharing import join, split
 from smpc_fl.shared_tensors.words import Words
@@ -70,15 +68,9 @@ class LocalParties:
                     raise BadInput(f"the program's input {name!r} is not given")
                 for mine, share in zip(given, self._shares(inputs[name]), strict=True):
                     mine[number] = share
-        shares = self._run(program, given)
+        room = Room(program, self.parties, given, self._entropy)
+        shares = converse(room.machines, room.corrections(), self._watch)
         return [self._keep([share[step] for share in shares]) for step in program.outputs]
-
-    def _run(self, program: Program, given: list[dict[int, Words]]) -> list[dict[int, Words]]:
-        run = self._entropy(32)
-        seeds = [self._entropy(SEED_SIZE) for _ in self.parties]
-        machines = [PartyRun(program, i, self.parties, run, seeds[i], mine) for i, mine in enumerate(given)]
-        corrections = ((party, Correction(step, data)) for step, party, data in deal(program, run, seeds))
-        return converse(machines, corrections, self._watch)
 
     def _keep(self, shares: list[Words]) -> str:
         name = next(self._names)

@@ -87,4 +87,4 @@ class Played:
 def room_of(write: Callable[..., Value], inputs: Mapping[str, Words], parties: int = 2, seed: int = 1) -> Room:
     draft = Draft()
     values = [draft.input(name, tuple(words.shape), 0) for name, words in inputs.items()]
-    return Room(draft, [write(*values)], inputs, entropy=seeded(seed), parties=parties)
+    return Room.of(draft, [write(*values)], inputs, entropy=seeded(seed), parties=parties)

@@ -124,7 +124,7 @@ def test_a_run_costs_what_was_said(number: int) -> None:
     draft = Draft()
     output = COSTED[number](draft.input("x", (6, 6)))
     said = cost(draft.program(output), parties)
-    room = Room(draft, [output], {"x": encode(uniform(1, (6, 6), 1, 2))}, entropy=seeded(number), parties=parties)
+    room = Room.of(draft, [output], {"x": encode(uniform(1, (6, 6), 1, 2))}, entropy=seeded(number), parties=parties)
     played = Played(room, order=number)
     played.play()
     assert sum(memoryview(correction.data).nbytes for _, correction in room.corrections()) == said.dealt

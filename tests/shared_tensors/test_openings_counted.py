@@ -59,7 +59,7 @@ def test_opens_what_it_says(
     assert said.online == (said.opened + TRANSCRIPT) * parties * (parties - 1)
 
     words = torch.arange(2 * N).reshape(N, 2) - N
-    played = Played(Room(draft, [output], {"x": words, "y": -words}, entropy=seeded(1), parties=parties))
+    played = Played(Room.of(draft, [output], {"x": words, "y": -words}, entropy=seeded(1), parties=parties))
     corrections = sum(len(correction.data) for _, correction in played.room.corrections())
     played.play()
     assert corrections == said.dealt
@@ -106,7 +106,7 @@ def test_every_width_opens_what_it_says(operation: str, drop: int) -> None:
         operation, lambda: value
     )()
     program = draft.program(output)
-    played = Played(Room(draft, [output], {"x": torch.arange(70)}, entropy=seeded(1), parties=2))
+    played = Played(Room.of(draft, [output], {"x": torch.arange(70)}, entropy=seeded(1), parties=2))
     played.play()
     sizes = TABLE[operation].opens([x.type], {"drop": drop})
     assert [len(data) for data in played.said[0]] == [*sizes, TRANSCRIPT]

@@ -31,7 +31,7 @@ def least_p_value(name: str, held_out: int) -> float:
     words = torch.where(torch.from_numpy(labels) > 0, extremes, 0)
     draft = Draft()
     output = PROGRAMS[name](draft.input("x", (len(words),)))
-    played = Played(Room(draft, [output], {"x": words}, entropy=seeded(3), parties=2))
+    played = Played(Room.of(draft, [output], {"x": words}, entropy=seeded(3), parties=2))
     played.play()
     first, second = (np.frombuffer(messages[0], "<u4") for messages in played.said)
     found = []

@@ -91,7 +91,7 @@ def views(write: Callable[[Value], Value], words: Words, parties: int, seed: int
     n, w = words.numel(), words.numel() // 64
     draft = Draft()
     output = write(draft.input("x", (n,), 18))
-    played = Played(Room(draft, [output], {"x": words}, entropy=seeded(seed), parties=parties))
+    played = Played(Room.of(draft, [output], {"x": words}, entropy=seeded(seed), parties=parties))
     room = played.room
     corrections = {(party, correction.step): correction.data for party, correction in room.corrections()}
     played.play()
@@ -191,6 +191,6 @@ def test_what_the_provider_sends_is_the_same_whatever_the_values() -> None:
     for value in (0, *EXTREMES):
         draft = Draft()
         words = torch.full((64,), value)
-        room = Room(draft, [order.relu(draft.input("x", (64,)))], {"x": words}, entropy=seeded(1), parties=3)
+        room = Room.of(draft, [order.relu(draft.input("x", (64,)))], {"x": words}, entropy=seeded(1), parties=3)
         sent.append([(party, correction.step, bytes(correction.data)) for party, correction in room.corrections()])
     assert sent[0] == sent[1] == sent[2]
