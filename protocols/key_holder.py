@@ -15,9 +15,8 @@ from smpc_fl.entropy import Entropy
 from smpc_fl.errors import CohortTooSmall, Equivocation, MalformedMessage
 from smpc_fl.hashing import Buffer
 from smpc_fl.protocols import manifest as manifests
-from smpc_fl.protocols import vectors
+from smpc_fl.protocols import partial, vectors
 from smpc_fl.protocols.commands import Send
-from smpc_fl.protocols.envelopes import Channel
 from smpc_fl.protocols.messages import DecryptedSum, DecryptRequest, EncryptedSum, Entry, Manifest
 from smpc_fl.protocols.party import Party
 from smpc_fl.ring import RingArray, ring
@@ -71,14 +70,7 @@ def answer(
     of, n = ring(manifest.ring_bits), manifest.dimension
     total = manifests.layout(manifest).decrypt(words, cipher)
     ephemeral = KeyPair.generate(entropy)
-    key = Channel(
-        own=ephemeral,
-        peer_public=manifest.coordinator_key,
-        sender=party.identity.public,
-        receiver=party.key_of(manifest.coordinator, "coordinator"),
-        manifest_hash=hash_,
-        about=digest,
-    ).decrypted_key()
+    key = partial.to_coordinator(ephemeral, manifest, hash_, party, digest).decrypted_key()
     sealed = vectors.seal_sum(vectors.stream(key, hash_, of, n), of, total, [])
     message = DecryptedSum(hash_, digest, ephemeral.public)
     return Send(manifest.coordinator, party.sign(message), sealed, vectors.fragment_size(of))
@@ -90,13 +82,6 @@ def open_(
     """At the coordinator: the sum, ring[d], that owner `sender` has decrypted. Raises `DecryptionFailed`,
     `MalformedMessage`."""
     of, n = ring(manifest.ring_bits), manifest.dimension
-    channel = Channel(
-        own=key,
-        peer_public=message.ephemeral,
-        sender=party.key_of(sender, "owner"),
-        receiver=party.identity.public,
-        manifest_hash=message.manifest_hash,
-        about=message.digest,
-    )
+    channel = partial.at_coordinator(message, party.key_of(sender, "owner"), party, key, message.digest)
     stream = vectors.stream(channel.decrypted_key(), message.manifest_hash, of, n)
     return vectors.open_vector(stream, of, n, sealed)

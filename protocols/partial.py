@@ -11,6 +11,7 @@ from smpc_fl.encryption import sum_digest
 from smpc_fl.entropy import Entropy
 from smpc_fl.errors import MalformedMessage
 from smpc_fl.hashing import Buffer, derive_key
+from smpc_fl.identity import PublicIdentity
 from smpc_fl.prg import Prg
 from smpc_fl.privacy.discrete_gaussian import DiscreteGaussian
 from smpc_fl.privacy.mechanism import Noise
@@ -18,7 +19,7 @@ from smpc_fl.protocols import manifest as manifests
 from smpc_fl.protocols import vectors
 from smpc_fl.protocols.commands import Send
 from smpc_fl.protocols.envelopes import Channel
-from smpc_fl.protocols.messages import EncryptedSum, Entry, Manifest, PartialSum
+from smpc_fl.protocols.messages import DecryptedSum, EncryptedSum, Entry, Manifest, PartialSum
 from smpc_fl.protocols.party import Party
 from smpc_fl.protocols.vectors import Parallel
 from smpc_fl.ring import RingArray
@@ -47,14 +48,7 @@ def seal(
     of, n = manifests.carried(manifest)
     words = total if total is not None else of.zeros(n)
     ephemeral = KeyPair.generate(entropy)
-    channel = Channel(
-        own=ephemeral,
-        peer_public=manifest.coordinator_key,
-        sender=party.identity.public,
-        receiver=party.key_of(manifest.coordinator, "coordinator"),
-        manifest_hash=hash_,
-        about=choice,
-    )
+    channel = to_coordinator(ephemeral, manifest, hash_, party, choice)
     sealed = vectors.seal_sum(
         vectors.stream(channel.partial_key(), hash_, of, n), of, words, streams, parallel,
         _noise(manifest.privacy, secret, hash_, choice),
@@ -77,14 +71,7 @@ def open_(
     """The sum, ring[d] or residues, that `sender` has sealed to the coordinator's `key`. Raises `DecryptionFailed`,
     `MalformedMessage`, also for ciphertexts that are not those that it names."""
     of, n = manifests.carried(manifest)
-    channel = Channel(
-        own=key,
-        peer_public=message.ephemeral,
-        sender=party.key_of(sender, "aggregator"),
-        receiver=party.identity.public,
-        manifest_hash=message.manifest_hash,
-        about=set_hash(message),
-    )
+    channel = at_coordinator(message, party.key_of(sender, "aggregator"), party, key, set_hash(message))
     stream = vectors.stream(channel.partial_key(), message.manifest_hash, of, n)
     words = vectors.open_vector(stream, of, n, sealed)
     if isinstance(message, EncryptedSum) and sum_digest(words) != message.digest:
@@ -97,3 +84,29 @@ def set_hash(message: PartialSum | EncryptedSum) -> bytes:
     if isinstance(message, PartialSum):
         return message.set_hash
     return manifests.set_hash(message.manifest_hash, message.entries)
+
+
+def to_coordinator(ephemeral: KeyPair, manifest: Manifest, hash_: bytes, party: Party, about: bytes) -> Channel:
+    """From this member to the coordinator's key of the attempt."""
+    return Channel(
+        own=ephemeral,
+        peer_public=manifest.coordinator_key,
+        sender=party.identity.public,
+        receiver=party.key_of(manifest.coordinator, "coordinator"),
+        manifest_hash=hash_,
+        about=about,
+    )
+
+
+def at_coordinator(
+    message: PartialSum | EncryptedSum | DecryptedSum, sender: PublicIdentity, party: Party, key: KeyPair, about: bytes
+) -> Channel:
+    """The same from the coordinator's side; `key`: its key of the attempt."""
+    return Channel(
+        own=key,
+        peer_public=message.ephemeral,
+        sender=sender,
+        receiver=party.identity.public,
+        manifest_hash=message.manifest_hash,
+        about=about,
+    )
